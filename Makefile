@@ -1,0 +1,66 @@
+# `make book` and `make test` need Python 3.11 or later, make and git; all else goes into .venv.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := book
+
+PYTHON ?= python3
+PROFILE ?= laptop
+ARGS ?=
+BUILD := $${ICL_BUILD:-_build}
+VENV := .venv/.installed
+RUN := .venv/bin/python -m
+
+.PHONY: help book chapter notebooks test bench lint lock clean distclean
+
+help:  ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
+
+book: $(VENV)  ## run the chapters that changed and build the pages (PROFILE=smoke, laptop or paper)
+	@$(RUN) icl_lib.book build --profile "$(PROFILE)"
+
+chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARGS="-p sigma 0.5")
+	@$(RUN) icl_lib.book run "$(CHAPTER)" $(ARGS)
+
+notebooks: $(VENV)  ## write every chapter as a plain notebook, not executed
+	@$(RUN) icl_lib.book notebooks
+
+test: $(VENV)  ## run all tests (ARGS go to pytest)
+	@$(RUN) pytest $(ARGS)
+
+bench: $(VENV)  ## time the fast paths against the plain ones (ARGS go to icl_lib.bench)
+	@$(RUN) icl_lib.bench $(ARGS)
+
+lint: $(VENV)  ## check the code's style
+	@$(RUN) ruff check .
+	@$(RUN) ruff format --check .
+
+# Some machines install a build of torch without CUDA, others (PyPI's, on Linux) bring CUDA with it:
+# the lock names torch alone and leaves CUDA's packages to it.
+lock:  ## pin every package again after an edit of requirements.txt
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	"$$folder/bin/pip" install --quiet uv; \
+	"$$folder/bin/uv" pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	  --no-annotate --no-header requirements.txt > "$$folder/lock"; \
+	{ echo "# Every package of the project, pinned: made from requirements.txt by \`make lock\`."; \
+	  sed -E '/^(nvidia|cuda|triton)/d' "$$folder/lock"; } > requirements.lock
+
+clean:  ## remove what was built (the virtual environment and the trained models stay)
+	rm -rf "$(BUILD)"
+
+distclean: clean  ## remove the virtual environment and the trained models too
+	rm -rf .venv .cache
+
+# Made anew when the lock changes. A stamp comes last, so that a broken installation is done again.
+.venv/.locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "this book needs Python 3.11 or later, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || true):" \
+	    "name another one, as in make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/pip install --disable-pip-version-check --quiet -r requirements.lock
+	@touch $@
+
+$(VENV): .venv/.locked pyproject.toml requirements.txt
+	.venv/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,95 @@
+"""Speed of the fast paths against the plain ones, both sides in one run: `make bench`.
+
+The sides take turns, so that a busy machine slows both; the figure to read is the median ratio.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from icl_lib.tasks import Task, gram
+from icl_lib.training import Training, seeded, train
+from icl_lib.transformer import Transformer
+
+
+def compare(
+    plain: Callable[[], object], fast: Callable[[], object], repeats: int
+) -> tuple[float, float, float]:
+    """Median seconds of each side, and the median of plain / fast over the turns."""
+    plain(), fast()  # warm-up
+    seconds = []
+    for _ in range(repeats):
+        turn = []
+        for side in (plain, fast):
+            start = time.perf_counter()
+            side()
+            turn.append(time.perf_counter() - start)
+        seconds.append(turn)
+    slow, quick = zip(*seconds, strict=True)
+    ratio = statistics.median(a / b for a, b in seconds)
+    return statistics.median(slow), statistics.median(quick), ratio
+
+
+def gram_against_tokens(repeats: int) -> None:
+    """Loss and gradient of a linear model at paper A's size in token form and in Gram form."""
+    task, model = Task(d=16, s=4), Transformer(d=16, heads=(8,) * 4, D=256)
+    generator = seeded("bench")
+    prompts = task.sample(64, 40, generator=generator)
+    weights = {name: w.requires_grad_() for name, w in model.init(generator).items()}
+
+    def tokens() -> None:
+        error = model.predict(weights, prompts) - prompts.target()
+        torch.autograd.grad(error.square().mean(), list(weights.values()))
+
+    def grams() -> None:
+        w_hat = model.effective_weights(weights, gram(prompts))
+        torch.autograd.grad(task.excess_risk(w_hat, prompts.w).mean(), list(weights.values()))
+
+    slow, quick, ratio = compare(tokens, grams, repeats)
+    print(
+        "a gradient, 4 layers, d = 16, D = 256, H = 8, n = 40, batch 64:"
+        f" tokens {1e3 * slow:.0f} ms, Gram {1e3 * quick:.1f} ms, {ratio:.1f} times faster"
+    )
+
+
+def stacked_against_single(repeats: int, heads: tuple[int, ...], seeds: int = 8, steps: int = 64) -> None:
+    """Whole training steps of `seeds` models, stacked and one at a time."""
+    settings = Training(
+        task=Task(d=8, s=2, weights="half-normal"),
+        model=Transformer(d=8, heads=heads, D=20, k=9),
+        n=(8, 24),
+        batch=64,
+        steps=steps,
+        evaluate_every=steps,
+        evaluate_prompts=16,
+    )
+    members = [replace(settings, seed=seed) for seed in range(seeds)]
+
+    slow, quick, ratio = compare(
+        lambda: [train([member]) for member in members], lambda: train(members), repeats
+    )
+    per_step = 1e3 / (seeds * steps)
+    print(
+        f"a model-step, heads {list(heads)}, d = 8, D = 20, batch 64, {seeds} seeds:"
+        f" one at a time {slow * per_step:.2f} ms, stacked {quick * per_step:.2f} ms,"
+        f" {ratio:.1f} times faster"
+    )
+
+
+def main() -> None:
+    """Print one line a comparison."""
+    parser = argparse.ArgumentParser(prog="python -m icl_lib.bench", description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each comparison")
+    repeats = parser.parse_args().repeats
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, medians of {repeats} turns")
+    gram_against_tokens(repeats)
+    for heads in ((1, 1, 1), (4, 1, 1), (8, 1, 1), (4, 4, 4), (8, 8, 8)):
+        stacked_against_single(repeats, heads)
+
+
+if __name__ == "__main__":
+    main()

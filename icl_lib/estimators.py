@@ -1,0 +1,238 @@
+"""Estimators that the transformers are measured against, batched over prompts.
+
+Each takes x (B, n, d) and y (B, n) and returns the effective weight vectors w_hat (B, d), so that the
+prediction at a query x is <w_hat, x>. S = X^T X / n is the sample covariance and r = X^T y / n the
+correlation with y; most estimators depend on the prompt only through these two.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations, product
+from math import comb
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from icl_lib import checks
+
+X = Float[Tensor, "B n d"]
+Y = Float[Tensor, "B n"]
+W = Float[Tensor, "B d"]
+
+BAYES_CHUNK = 2**16  # prompts x hypotheses that `bayes` looks at together, to stay in the cache
+MAX_SWEEPS = 10_000  # of `lasso`; a few dozen are usual
+
+
+def ols(x: X, y: Y) -> W:
+    """Least squares; where n < d the solution of smallest norm."""
+    _check_prompts(x, y)
+    return (torch.linalg.pinv(x) @ y[..., None])[..., 0]
+
+
+def ridge(x: X, y: Y, penalty: float) -> W:
+    """argmin |y - X w|^2 + penalty |w|^2, that is (X^T X + penalty I)^-1 X^T y.
+
+    With penalty = sigma^2 / E[w_j^2] (`ridge_penalty`) it is the best of all predictors linear in y.
+    """
+    _check_prompts(x, y)
+    checks.number("penalty", penalty, 0.0)
+    if penalty == 0:
+        return ols(x, y)
+    identity = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    return torch.linalg.solve(x.mT @ x + penalty * identity, (x.mT @ y[..., None])[..., 0])
+
+
+def ridge_penalty(d: int, s: int, sigma: float, scale: float = 1.0) -> float:
+    """The best ridge penalty for s of d weights nonzero, each of second moment scale^2."""
+    return sigma**2 * d / (s * scale**2)
+
+
+def gradient_descent(
+    x: X, y: Y, steps: int | Sequence[int], eta: float = 1.0, *, per_prompt: bool = True
+) -> Float[Tensor, "*steps B d"]:
+    """Gradient descent from zero on (1/2n) |y - X w|^2, after `steps` steps, or after each of several.
+
+    The step is eta / lambda_max(S) in each prompt, or eta itself if not `per_prompt` (it then diverges
+    where eta > 2 / lambda_max). Iterates are in closed form, so that a million steps cost what one does.
+    """
+    covariance, r = _moments(x, y)
+    return _descend(covariance, r, steps, eta, per_prompt)
+
+
+def preprocess_then_optimize(
+    x: X, y: Y, steps: int | Sequence[int], eta: float = 1.0, *, per_prompt: bool = True
+) -> Float[Tensor, "*steps B d"]:
+    """Gradient descent on the covariates R x, R = diag(r), read back as R w (paper A, its algorithm).
+
+    The spectrum of R S R is heavy-tailed over prompts, so the step is eta / lambda_max(R S R) in each; if
+    not `per_prompt` it is eta itself, as a transformer's fixed weights have it.
+    """
+    covariance, r = _moments(x, y)
+    preprocessed = r[:, :, None] * covariance * r[:, None, :]
+    return r * _descend(preprocessed, r.square(), steps, eta, per_prompt)
+
+
+def lasso(x: X, y: Y, alpha: float) -> W:
+    """argmin (1/2n) |y - X w|^2 + alpha |w|_1 (scikit-learn's objective), exact up to rounding.
+
+    In turns on all prompts at once: a sweep of coordinate descent, and a move towards the minimizer
+    S_AA^-1 (r_A - alpha sign) of the present support A and signs, as far as no sign changes. Both lower the
+    objective; a prompt is done when the minimizer satisfies the optimality conditions.
+    """
+    covariance, r = _moments(x, y)
+    checks.number("alpha", alpha, 1e-6)  # at zero the solution need not be unique
+    identity = torch.eye(r.shape[1], dtype=r.dtype, device=r.device)
+    slack = 100 * torch.finfo(r.dtype).eps * r.abs().amax(-1, keepdim=True)
+    # A support larger than n makes S_AA singular: a trace of the identity tells the way down.
+    covariance = covariance + 0.1 * slack[..., None] * identity
+    w_hat, w, open_ = torch.zeros_like(r), torch.zeros_like(r), torch.arange(len(r), device=r.device)
+    for _ in range(MAX_SWEEPS):
+        for j in range(r.shape[1]):
+            curvature = covariance[:, j, j]
+            pull = r[:, j] - (covariance[:, j] * w).sum(-1) + curvature * w[:, j]
+            w[:, j] = (pull.abs() - alpha).relu() * pull.sign() / curvature
+        active, signs = w != 0, w.sign()
+        system = torch.where(active[:, :, None] & active[:, None, :], covariance, identity)
+        goal = torch.linalg.solve(system, torch.where(active, r - alpha * signs, 0.0))
+        pull = (r - (covariance @ goal[..., None])[..., 0]).abs()
+        kept = goal.sign() == signs
+        done = (kept & (active | (pull <= alpha + slack))).all(-1)
+        w_hat[open_[done]] = goal[done]
+        if done.all():
+            return w_hat
+        part = torch.where(kept, 1.0, w / (w - goal))  # of the way, until a weight is zero
+        part, first = part.min(-1, keepdim=True)
+        w = w + part * (goal - w)
+        w.scatter_(1, first, torch.where(part < 1, 0.0, w.gather(1, first)))
+        covariance, r, slack, w, open_ = (part[~done] for part in (covariance, r, slack, w, open_))
+    raise RuntimeError(f"lasso: {len(open_)} prompts are not solved after {MAX_SWEEPS} sweeps")
+
+
+def bayes(
+    x: X, y: Y, s: int, sigma: float, weights: str = "gaussian", scale: float = 1.0, mean: float = 0.0
+) -> W:
+    """The exact posterior mean E[w | X, y]: no predictor has a lower excess risk on average.
+
+    Sums over all C(d, s) supports; the weights on a support are integrated out for `gaussian`
+    N(scale mean, scale^2), and enumerated for `rademacher` and `binary`.
+    """
+    _check_prompts(x, y)
+    checks.integer("s", s, 1, x.shape[-1])
+    checks.number("sigma", sigma, 1e-6)  # without noise the posterior is a point
+    checks.one_of("weights", weights, ("gaussian", "rademacher", "binary"))
+    precision, b = x.mT @ x / sigma**2, (x.mT @ y[..., None])[..., 0] / sigma**2
+    d, hypotheses = x.shape[-1], comb(x.shape[-1], s) * (2**s if weights == "rademacher" else 1)
+    chunk = max(1, BAYES_CHUNK // hypotheses)
+    posterior = {
+        "gaussian": partial(_gaussian_posterior, d=d, s=s, scale=scale, mean=mean),
+        "rademacher": partial(_signed_posterior, d=d, s=s, signs=(1.0, -1.0), scale=scale),
+        "binary": partial(_signed_posterior, d=d, s=s, signs=(1.0,), scale=scale),
+    }[weights]
+    return torch.cat([posterior(p, q) for p, q in zip(precision.split(chunk), b.split(chunk), strict=True)])
+
+
+def debiased_gd(x: X, y: Y, omega: float, mu: float) -> W:
+    """(2 omega mu / L) sum_i y_i (x_i - xbar), what two softmax heads do (paper B, claim B3); L = n."""
+    _check_prompts(x, y)
+    centred = x - x.mean(-2, keepdim=True)
+    return 2 * omega * mu * (centred.mT @ y[..., None])[..., 0] / x.shape[-2]
+
+
+def _check_prompts(x: Tensor, y: Tensor) -> None:
+    checks.shape("x", x, None, None, None)
+    checks.shape("y", y, *x.shape[:2])
+
+
+def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    _check_prompts(x, y)
+    n = x.shape[-2]
+    return x.mT @ x / n, (x.mT @ y[..., None])[..., 0] / n
+
+
+def _descend(
+    covariance: Tensor, r: Tensor, steps: int | Sequence[int], eta: float, per_prompt: bool
+) -> Tensor:
+    """Iterates of w^{t+1} = w^t + step (r - S w^t) from w^0 = 0: w^t = U (1 - (1 - step l)^t) / l U^T r.
+
+    S = U diag(l) U^T; directions without curvature, l = 0, grow by step u^T r each time.
+    """
+    checks.number("eta", eta, 0.0)
+    several = [steps] if isinstance(steps, int) else steps
+    for count in several:
+        checks.integer("steps", count, 0)
+    spectrum, U = torch.linalg.eigh(covariance)
+    step = eta / spectrum[:, -1:] if per_prompt else eta
+    flat = spectrum.abs() <= torch.finfo(r.dtype).tiny
+    spectrum = torch.where(flat, 1.0, spectrum)
+    along = (U.mT @ r[..., None])[..., 0]
+    iterates = []
+    for count in several:
+        grown = torch.where(flat, count * step, (1 - (1 - step * spectrum) ** count) / spectrum)
+        iterates.append((U @ (grown * along)[..., None])[..., 0])
+    return iterates[0] if isinstance(steps, int) else torch.stack(iterates)
+
+
+def _gaussian_posterior(precision: Tensor, b: Tensor, d: int, s: int, scale: float, mean: float) -> Tensor:
+    """Posterior mean for w ~ N(scale mean, scale^2) on an unknown support.
+
+    Each support needs the Cholesky factor L of an s x s matrix. Its entries are written out one by one,
+    each for all prompts and supports at once, which is far faster than many small factorizations.
+    """
+    supports = torch.tensor(list(combinations(range(d), s)), device=b.device).T  # (s, C)
+    precision = precision.flatten(1).T.contiguous()  # (d d, B): rows are gathered fast
+    b = b.T.contiguous()  # (d, B)
+    L: dict[tuple[int, int], Tensor] = {}
+    z = []  # L z = target
+    log_evidence, determinant = 0.0, 1.0
+    for i in range(s):
+        for j in range(i + 1):
+            entry = precision[supports[i] * d + supports[j]] + (i == j) / scale**2  # (C, B)
+            for k in range(j):
+                entry -= L[i, k] * L[j, k]
+            L[i, j] = entry.sqrt_() if i == j else entry.div_(L[j, j])
+        target = b[supports[i]] + mean / scale
+        for k in range(i):
+            target -= L[i, k] * z[k]
+        z.append(target.div_(L[i, i]))
+        log_evidence = log_evidence + z[i].square() / 2
+        determinant = determinant * L[i, i]
+    share = (log_evidence - determinant.log()).softmax(0)
+    w_hat = torch.zeros_like(b)
+    conditional_mean: dict[int, Tensor] = {}  # L^T conditional_mean = z
+    for i in reversed(range(s)):
+        rest = z[i]
+        for k in range(i + 1, s):
+            rest = rest - L[k, i] * conditional_mean[k]
+        conditional_mean[i] = rest / L[i, i]
+        w_hat.index_add_(0, supports[i], share * conditional_mean[i])
+    return w_hat.T
+
+
+def _signed_posterior(
+    precision: Tensor, b: Tensor, d: int, s: int, signs: Sequence[float], scale: float
+) -> Tensor:
+    """Posterior mean for w uniform on all supports with all signs.
+
+    The log-likelihood of w is <b, w> - w^T precision w / 2, up to a constant.
+    """
+    supports = torch.tensor(list(combinations(range(d), s)), device=b.device).T  # (s, C)
+    precision = precision.flatten(1).T.contiguous() * scale**2
+    b = b.T.contiguous() * scale
+    linear = [b[supports[i]] for i in range(s)]  # (C, B)
+    squared = sum(precision[supports[i] * (d + 1)] for i in range(s)) / 2
+    mixed = {(i, j): precision[supports[i] * d + supports[j]] for i, j in combinations(range(s), 2)}
+    patterns = list(product(signs, repeat=s))
+    log_likelihood = torch.stack(
+        [
+            sum(v[i] * linear[i] for i in range(s))
+            - sum((v[i] * v[j] * entry for (i, j), entry in mixed.items()), squared)
+            for v in patterns
+        ]
+    )  # (V, C, B)
+    share = log_likelihood.flatten(0, 1).softmax(0).view_as(log_likelihood)
+    w_hat = torch.zeros_like(b)
+    for i in range(s):
+        expected = sum(v[i] * part for v, part in zip(patterns, share, strict=True))
+        w_hat.index_add_(0, supports[i], scale * expected)
+    return w_hat.T

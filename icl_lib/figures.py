@@ -1,0 +1,110 @@
+"""One look for all figures: a colour, a line style and a marker for each method, the same in every chapter.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; the marker is the second cue.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
+
+from icl_lib.intervals import Interval
+
+_LOOKS = {
+    "zero": ("#999999", ":", ""),
+    "OLS": ("#999999", "--", "s"),
+    "ridge": ("#0072B2", "-", "o"),
+    "gradient descent": ("#56B4E9", "-", "v"),
+    "Lasso": ("#E69F00", "-", "^"),
+    "Bayes": ("#000000", "-", "*"),
+    "preprocess-then-optimize": ("#D55E00", "-", "D"),
+}
+
+
+def set_style() -> None:
+    """The settings of all figures; a chapter calls it once."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        rc={
+            "figure.dpi": 120,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.8,
+            "axes.titlesize": "medium",
+            "axes.labelsize": "medium",
+            "legend.frameon": False,
+            "legend.fontsize": "small",
+            "lines.linewidth": 1.8,
+            "lines.markersize": 5.5,
+        },
+    )
+
+
+def look(method: str) -> dict[str, str]:
+    """Colour, line style and marker of a method."""
+    color, linestyle, marker = _LOOKS[method]
+    return {"color": color, "linestyle": linestyle, "marker": marker}
+
+
+def panels(titles: Sequence[str], height: float = 3.6, width: float = 4.0) -> tuple[Figure, list[Axes]]:
+    """A row of panels that share the y axis."""
+    figure, axes = plt.subplots(
+        1, len(titles), figsize=(width * len(titles), height), sharey=True, squeeze=False
+    )
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title)
+    return figure, list(axes[0])
+
+
+def curve(axis: Axes, x: ArrayLike, interval: Interval, label: str, **looks: object) -> None:
+    """A mean with its 95% band; the method's own look unless `looks` are given."""
+    looks = looks or look(label)
+    axis.plot(x, interval.mean, label=label, **looks)
+    axis.fill_between(x, interval.low, interval.high, color=looks["color"], alpha=0.2, linewidth=0)
+
+
+def log_axis(axis: Axes, which: str = "y") -> None:
+    """A logarithmic axis with plain numbers."""
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    if which == "y":
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(plain)
+    else:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(plain)
+
+
+def shared_legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> None:
+    """One legend below all panels."""
+    entries: Mapping[str, object] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        entries |= {
+            label: handle for handle, label in zip(handles, labels, strict=True) if label not in entries
+        }
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns or len(entries))
+
+
+def matrix(axis: Axes, values: ArrayLike, title: str, limit: float | None = None, **options: object) -> None:
+    """A heat map of a matrix, white at zero, the same scale on both sides."""
+    sns.heatmap(
+        values,
+        ax=axis,
+        cmap="RdBu_r",
+        center=0,
+        vmin=None if limit is None else -limit,
+        vmax=limit,
+        linewidths=0.4,
+        linecolor="#eeeeee",
+        **{"square": True, "cbar": False, "xticklabels": False, "yticklabels": False, **options},
+    )
+    axis.set_title(title)
+    axis.grid(False)

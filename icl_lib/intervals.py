@@ -1,0 +1,37 @@
+"""Intervals over seeds. A seed is a replicate: its own training and its own evaluation prompts."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval; floats, or arrays of one shape."""
+
+    mean: float | np.ndarray
+    low: float | np.ndarray
+    high: float | np.ndarray
+
+
+def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
+    """Student's t interval of the mean over the first dimension, (seeds, ...).
+
+    Raises ValueError with fewer than two seeds: one has no interval.
+    """
+    values = np.asarray(values, dtype=float)
+    seeds = len(values) if values.ndim else 0
+    if seeds < 2:
+        raise ValueError(f"{seeds} values: allowed for an interval are 2 seeds or more")
+    mean = values.mean(0)
+    half = stats.t.ppf((1 + level) / 2, seeds - 1) * values.std(0, ddof=1) / np.sqrt(seeds)
+    return Interval(mean, mean - half, mean + half)
+
+
+def ratio_interval(values: ArrayLike, reference: ArrayLike, level: float = LEVEL) -> Interval:
+    """Geometric mean of values / reference over seeds, paired: both (seeds, ...) and positive."""
+    log_ratio = np.log(np.asarray(values, dtype=float)) - np.log(np.asarray(reference, dtype=float))
+    return Interval(*map(np.exp, t_interval(log_ratio, level)))

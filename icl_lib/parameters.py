@@ -1,0 +1,78 @@
+"""What a chapter may be run with: profiles, and the meaning and range of every parameter.
+
+A parameter's name means the same in all chapters, so its range stands here once. Chapters give `None`
+for whatever the profile decides; `resolve` fills that in from `profiles.toml`.
+"""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import SimpleNamespace
+
+from icl_lib import checks
+from icl_lib.provenance import PACKAGE
+
+PROFILES = ("smoke", "laptop", "paper")
+PROFILE_FILE = PACKAGE / "profiles.toml"
+
+
+def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    def check_list(name: str, value: object) -> None:
+        if not isinstance(value, list) or not value:
+            raise ValueError(
+                f"{name} = {value!r}: allowed is a list that is not empty"
+                f' (with papermill: -y "{name}: [1, 2]")'
+            )
+        for item in value:
+            check(f"an item of {name}", item)
+
+    return check_list
+
+
+_size = partial(checks.integer, low=1, high=1_000_000)
+_noise = partial(checks.number, low=0.0, high=100.0)
+
+ALLOWED: dict[str, Callable[[str, object], None]] = {
+    "profile": partial(checks.one_of, allowed=PROFILES),
+    "seeds": partial(checks.integer, low=2, high=1000),  # one seed has no interval
+    "prompts": partial(checks.integer, low=10, high=1_000_000),  # evaluation prompts of a seed
+    "d": partial(checks.integer, low=2, high=64),
+    "s": partial(checks.integer, low=1, high=64),
+    "sigma": _noise,
+    "sigmas": _list_of(_noise),
+    "n": _size,
+    "lengths": _list_of(_size),  # context lengths n on an axis
+    "sparsities": _list_of(partial(checks.integer, low=1, high=64)),
+    "steps": partial(checks.integer, low=0, high=10_000_000),
+    "max_steps": _size,
+    "eta": partial(checks.number, low=0.0, high=2.0),
+}
+
+
+def check(given: Mapping[str, object]) -> None:
+    """Check parameters that were given (None: the profile decides).
+
+    Raises ValueError with one line that names the value and what is allowed.
+    """
+    for name, value in given.items():
+        if name not in ALLOWED:
+            raise ValueError(f"{name} = {value!r}: allowed are the parameters {', '.join(ALLOWED)}")
+        if value is not None:
+            ALLOWED[name](name, value)
+
+
+def resolve(chapter: str, profile: str, **given: object) -> SimpleNamespace:
+    """The settings a chapter runs with: those given, else the profile's for it, else the profile's for all.
+
+    Raises ValueError if a value is not allowed, or if neither caller nor profile sets a parameter.
+    """
+    check({"profile": profile, **given})
+    table = tomllib.loads(PROFILE_FILE.read_text())[profile]
+    decided = {**table["all"], **table.get(chapter, {})}
+    settings = {"profile": profile}
+    for name, value in given.items():
+        if value is None and name not in decided:
+            raise ValueError(f"{name} = None: profile {profile!r} sets no value for it in {chapter}")
+        settings[name] = decided[name] if value is None else value
+    check(settings)
+    return SimpleNamespace(**settings)

@@ -1,0 +1,136 @@
+"""The results contract: what every chapter writes, so that each number can be traced and made again.
+
+_build/<profile>/results/<chapter>.json
+    parameters   what the chapter ran with
+    series       every plotted curve: name, x, mean, low, high, values (seeds, points)
+    numbers      every number that the prose quotes
+    claims       every test of a claim, with its threshold, value, interval and verdict
+    provenance   commit, library hash, versions, device, seconds, the command that makes it again
+"""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from icl_lib import claims, parameters
+from icl_lib.intervals import Interval, t_interval
+from icl_lib.provenance import git_commit, home, library_hash, versions
+
+
+class Results:
+    """Collects what a chapter finds; `save` writes the file."""
+
+    def __init__(self, chapter: str, settings: SimpleNamespace, modules: Sequence[str]):
+        """`settings` as `parameters.resolve` gives them; `modules`: those of `icl_lib` behind the results."""
+        self._started = time.monotonic()
+        self._chapter, self._settings, self._modules = chapter, settings, modules
+        self._series: dict[str, dict] = {}
+        self._numbers: dict[str, float] = {}
+        self._claims: dict[str, dict] = {}
+
+    def series(self, name: str, x: ArrayLike, values: ArrayLike) -> Interval:
+        """Record a curve, values (seeds, points) over x (points), and return what to plot."""
+        _new(name, self._series)
+        x, values = np.asarray(x), np.asarray(values, dtype=float)
+        if values.shape[1:] != x.shape:
+            raise ValueError(f"series {name}: values {values.shape} do not fit x {x.shape}")
+        interval = t_interval(values)
+        lists = {"x": x, "values": values, **interval._asdict()}
+        self._series[name] = {"name": name} | {key: part.tolist() for key, part in lists.items()}
+        return interval
+
+    def number(self, name: str, value: float) -> None:
+        """Record a number and glue it under its name, for the prose to quote."""
+        from myst_nb import glue  # needed by the book alone
+
+        _new(name, self._numbers)
+        self._numbers[name] = float(value)
+        glue(name, float(value), display=False)
+
+    def claim(self, test: claims.Test, value: Interval) -> str:
+        """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print."""
+        from myst_nb import glue
+
+        _new(test.id, self._claims)
+        outcome = claims.verdict(test, value)
+        self._claims[test.id] = asdict(test) | {
+            "claim": test.claim.id,
+            "statement": test.claim.statement,
+            "source": test.claim.source,
+            "value": float(value.mean),
+            "interval": [float(value.low), float(value.high)],
+            "verdict": outcome,
+        }
+        glue(f"verdict.{test.id}", outcome, display=False)
+        return (
+            f"{test.id}: {outcome}. {test.metric} = {value.mean:.3g}"
+            f" [{value.low:.3g}, {value.high:.3g}], bar {test.sense} {test.threshold:.3g}"
+        )
+
+    def save(self) -> None:
+        """Write the file, whole or not at all.
+
+        Raises LookupError when the chapter is to test a claim and has no test of it.
+        """
+        due = {claim.id for claim in claims.CLAIMS.values() if claim.chapter == self._chapter}
+        missing = due - {test["claim"] for test in self._claims.values()}
+        if missing:
+            raise LookupError(f"{self._chapter} has no test of claim {', '.join(sorted(missing))}")
+        given = {name: value for name, value in vars(self._settings).items() if name != "profile"}
+        profile = self._settings.profile
+        arguments = " ".join(f'-y "{name}: {json.dumps(value)}"' for name, value in given.items())
+        contents = {
+            "parameters": vars(self._settings),
+            "series": list(self._series.values()),
+            "numbers": self._numbers,
+            "claims": list(self._claims.values()),
+            "provenance": {
+                "commit": git_commit(),
+                "library": library_hash(self._modules),
+                "settings": vars(self._settings),
+                "seeds": getattr(self._settings, "seeds", None),
+                "versions": versions(),
+                "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+                "seconds": round(time.monotonic() - self._started, 2),
+                "command": f"make chapter CHAPTER={self._chapter} ARGS='-p profile {profile} {arguments}'",
+            },
+        }
+        path = folder(profile, writing=True) / f"{self._chapter}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(contents, indent=1, allow_nan=False))
+        temporary.replace(path)
+
+
+def folder(profile: str, *, writing: bool = False) -> Path:
+    """Where results files are; a run beside the book writes to `$ICL_RESULTS` instead."""
+    if writing and os.environ.get("ICL_RESULTS"):
+        return Path(os.environ["ICL_RESULTS"])
+    return Path(os.environ.get("ICL_BUILD") or home() / "_build") / profile / "results"
+
+
+def load_all(profile: str) -> dict[str, dict]:
+    """The results files of a profile, by chapter."""
+    paths = sorted(folder(profile).glob("*.json"))
+    return {path.stem: json.loads(path.read_text()) for path in paths}
+
+
+def begin(
+    chapter: str, modules: Sequence[str], profile: str, **given: object
+) -> tuple[SimpleNamespace, Results]:
+    """Check a chapter's parameters before any computing; its settings, and the results to fill."""
+    settings = parameters.resolve(chapter, profile, **given)
+    return settings, Results(chapter, settings, modules)
+
+
+def _new(name: str, recorded: dict) -> None:
+    if name in recorded:
+        raise ValueError(f"{name!r} is recorded already: allowed is a new name")

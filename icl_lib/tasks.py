@@ -1,0 +1,197 @@
+"""Linear regression in context: the distributions of prompts in both papers.
+
+A prompt is n pairs (x_i, y_i) with y_i = <w, x_i> + eps_i and a query x; the weights w are new in every
+prompt. Symbols are those of the papers: d covariates, s nonzero weights, noise sigma, covariance Sigma.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from icl_lib import checks
+
+WEIGHTS = ("gaussian", "rademacher", "half-normal", "binary")
+
+
+class Prompts(NamedTuple):
+    """A batch of prompts. Rows from length n on are zero, so that prompts of any length stack."""
+
+    x: Float[Tensor, "*batch n_max d"]
+    y: Float[Tensor, "..."]  # (*batch, n_max); multi-task: (*batch, n_max, tasks)
+    w: Float[Tensor, "..."]  # (*batch, d); multi-task: (*batch, tasks, d)
+    n: Int[Tensor, "*batch"]
+    x_query: Float[Tensor, "*batch queries d"]
+
+    def target(self) -> Tensor:
+        """The best predictions <w, x> at the queries: (*batch, queries) or (*batch, queries, tasks)."""
+        if self.w.ndim < self.x.ndim:
+            return (self.x_query @ self.w[..., None])[..., 0]
+        return self.x_query @ self.w.mT
+
+
+@dataclass(frozen=True)
+class Task:
+    """Linear regression with s of d weights nonzero, on a uniformly drawn support.
+
+    Sparse (s < d), dense (s = d) and anisotropic (`rho` or `variances`) regression are all this task.
+    Paper A: d = 16, s = 4, Sigma diagonal. Paper B: s = d = 5, scale = 1/sqrt(d), Sigma_ij = rho^|i-j|.
+    """
+
+    d: int = 16
+    s: int = 4
+    sigma: float = 0.5  # standard deviation of the noise
+    weights: str = "gaussian"  # law of a nonzero weight: N(mean, 1), +-1, |N(0, 1)| or 1 ...
+    mean: float = 0.0  # ... where only `gaussian` has a mean
+    scale: float = 1.0  # ... times this
+    rho: float = 0.0  # correlation of neighbouring covariates
+    variances: tuple[float, ...] | None = None  # diagonal of Sigma; None: ones
+
+    def __post_init__(self):
+        checks.integer("d", self.d)
+        checks.integer("s", self.s, 1, self.d)
+        checks.number("sigma", self.sigma, 0.0)
+        checks.one_of("weights", self.weights, WEIGHTS)
+        checks.number("mean", self.mean)
+        if self.mean and self.weights != "gaussian":
+            raise ValueError(f"mean = {self.mean!r}: allowed is 0 for {self.weights} weights")
+        checks.number("scale", self.scale, 0.0)
+        checks.number("rho", self.rho, -0.999, 0.999)
+        if self.variances is not None and len(self.variances) != self.d:
+            raise ValueError(f"variances = {self.variances!r}: allowed are d = {self.d} numbers")
+        for variance in self.variances or ():
+            checks.number("an item of variances", variance, 0.0)
+
+    def covariance(self, **like: torch.dtype | torch.device) -> Float[Tensor, "d d"]:
+        """Sigma, the covariance of x."""
+        index = torch.arange(self.d, **like)
+        variances = torch.tensor(self.variances or (1.0,) * self.d, **like)
+        correlation = self.rho ** (index[:, None] - index).abs()
+        return (variances[:, None] * variances).sqrt() * correlation
+
+    @property
+    def isotropic(self) -> bool:
+        """Whether Sigma is the identity."""
+        return self.rho == 0 and self.variances is None
+
+    def excess_risk(self, w_hat: Tensor, w: Tensor) -> Tensor:
+        """E[(<w_hat, x> - y)^2] - sigma^2 = |w_hat - w|_Sigma^2, exact over the query x (paper A).
+
+        w_hat (..., d) and w (..., d) broadcast; the result lacks the last dimension.
+        """
+        error = w_hat - w
+        if self.isotropic:
+            return error.square().sum(-1)
+        return ((error @ self.covariance(dtype=error.dtype, device=error.device)) * error).sum(-1)
+
+    def sample(
+        self,
+        batch: int,
+        n: int | tuple[int, int],
+        *,
+        generator: Generator,
+        queries: int = 1,
+        mean: Float[Tensor, " batch"] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Prompts:
+        """Draw prompts of n pairs, or of lengths uniform on n = (low, high), both included.
+
+        `mean` replaces the task's mean, one value a prompt: the curriculum draws from N(mean, 1).
+        """
+        checks.integer("batch", batch)
+        like = dict(generator=generator, device=generator.device)
+        nonzero = torch.randn(batch, self.s, dtype=dtype, **like)
+        if self.weights == "gaussian":
+            nonzero = nonzero + (self.mean if mean is None else mean[:, None])
+        elif self.weights == "half-normal":
+            nonzero = nonzero.abs()
+        elif self.weights == "rademacher":
+            nonzero = nonzero.sign()
+        else:
+            nonzero = torch.ones_like(nonzero)
+        support = torch.rand(batch, self.d, **like).topk(self.s).indices
+        w = torch.zeros(batch, 1, self.d, dtype=dtype, device=generator.device)
+        w[:, 0].scatter_(1, support, self.scale * nonzero)
+        sigma = torch.tensor([self.sigma], dtype=dtype, device=generator.device)
+        factor = None
+        if not self.isotropic:
+            factor = torch.linalg.cholesky(self.covariance(dtype=dtype, device=generator.device))
+        prompts = _observe(w, sigma, n, queries, factor, dtype, like)
+        return prompts._replace(y=prompts.y[..., 0], w=w[:, 0])
+
+
+@dataclass(frozen=True)
+class MultiTask:
+    """Several dense tasks that share x; task k sees the coordinates in blocks[k] (paper B, multi-task).
+
+    w_k ~ N(0, I) on its block and zero elsewhere; the noise of task k has variance noise * d_k.
+    """
+
+    d: int = 6
+    blocks: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3), (2, 3, 4, 5))
+    noise: float = 0.1
+
+    def __post_init__(self):
+        checks.integer("d", self.d)
+        checks.number("noise", self.noise, 0.0)
+        for block in self.blocks:
+            for index in block:
+                checks.integer("an index in blocks", index, 0, self.d - 1)
+
+    def sample(
+        self,
+        batch: int,
+        n: int | tuple[int, int],
+        *,
+        generator: Generator,
+        queries: int = 1,
+        dtype: torch.dtype = torch.float32,
+    ) -> Prompts:
+        """Draw prompts as `Task.sample` does, with y (batch, n, tasks) and w (batch, tasks, d)."""
+        checks.integer("batch", batch)
+        like = dict(generator=generator, device=generator.device)
+        in_block = torch.zeros(len(self.blocks), self.d, dtype=dtype, device=generator.device)
+        for task, block in enumerate(self.blocks):
+            in_block[task, list(block)] = 1
+        w = torch.randn(batch, *in_block.shape, dtype=dtype, **like) * in_block
+        sigma = (self.noise * in_block.sum(-1)).sqrt()
+        return _observe(w, sigma, n, queries, None, dtype, like)
+
+
+def _observe(
+    w: Float[Tensor, "B tasks d"],
+    sigma: Float[Tensor, " tasks"],
+    n: int | tuple[int, int],
+    queries: int,
+    factor: Float[Tensor, "d d"] | None,
+    dtype: torch.dtype,
+    like: dict,
+) -> Prompts:
+    """Draw lengths, x = factor @ N(0, I) and y = <w, x> + N(0, sigma^2) for given weights."""
+    low, high = (n, n) if isinstance(n, int) else n
+    checks.integer("n", low)
+    checks.integer("n", high, low)
+    batch, tasks, d = w.shape
+    lengths = torch.randint(low, high + 1, (batch,), **like)
+    x = torch.randn(batch, high + queries, d, dtype=dtype, **like)
+    x = x if factor is None else x @ factor.mT
+    context, x_query = x[:, :high], x[:, high:]
+    y = context @ w.mT + sigma * torch.randn(batch, high, tasks, dtype=dtype, **like)
+    inside = (torch.arange(high, device=x.device) < lengths[:, None])[..., None]
+    return Prompts(context * inside, y * inside, w, lengths, x_query)
+
+
+def tokens(prompts: Prompts) -> Float[Tensor, "*batch n_max+queries p"]:
+    """The token rows [x_i, y_i] of the context, then the queries' [x, 0] (paper A's E, transposed)."""
+    y = prompts.y if prompts.y.ndim == prompts.x.ndim else prompts.y[..., None]
+    context = torch.cat([prompts.x, y], -1)
+    query = torch.cat([prompts.x_query, y.new_zeros(*prompts.x_query.shape[:-1], y.shape[-1])], -1)
+    return torch.cat([context, query], -2)
+
+
+def gram(prompts: Prompts) -> Float[Tensor, "*batch d+1 d+1"]:
+    """G = E_ctx^T E_ctx / n, all that linear attention sees of the context (see `transformer`)."""
+    context = torch.cat([prompts.x, prompts.y[..., None]], -1)
+    return context.mT @ context / prompts.n[..., None, None]

@@ -1,0 +1,287 @@
+"""Training of an ensemble: models of one setting, stacked and trained together as one tensor.
+
+Members differ in their seed and in their numbers of heads (see `packing`). Each has its own
+initialization, data stream, gradient clipping and best state, so that a member's result does not depend
+on which others it is stacked with. Prompts are fresh at every step, drawn by a generator that seed and
+step determine: a resumed training sees the prompts that an unbroken one would have seen.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from icl_lib import checks, packing
+from icl_lib.packing import Model
+from icl_lib.tasks import MultiTask, Prompts, Task
+from icl_lib.transformer import Transformer
+
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
+WARM_UP = 0.1  # share of the steps over which `cosine` raises the learning rate
+CHUNK = 16  # steps whose prompts are drawn at once, which costs less than one at a time
+PATIENCE = 64  # steps skipped in a row after which a member counts as diverged
+TRIM = 0.01  # share of prompts that the validation risk leaves out at the top
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything that determines a trained model, but the code."""
+
+    task: Task | MultiTask = field(default_factory=Task)
+    model: Model = field(default_factory=Transformer)
+    n: tuple[int, int] = (16, 48)  # context lengths, both included
+    steps: int = 10_000
+    batch: int = 64  # prompts a step
+    queries: int = 1  # a prompt; linear attention needs none: its risk is exact over them
+    lr: float = 2e-3
+    schedule: str = "cosine"  # after a linear warm-up, or "constant"
+    weight_decay: float = 0.0  # decoupled, as in AdamW
+    clip: float = 1.0  # largest gradient norm of a member
+    loss: str = "pseudo-huber"  # of a prompt's excess risk, or "squared": the risk itself
+    delta: float = 1.0  # root of the risk at which pseudo-huber turns from square to linear
+    curriculum_mean: float = 0.0  # the nonzero weights' mean falls from this ...
+    curriculum_share: float = 0.4  # ... to the task's linearly over this share of the steps
+    evaluate_every: int = 250  # steps between looks at the validation prompts
+    evaluate_prompts: int = 512
+    seed: int = 0
+
+    def __post_init__(self):
+        low, high = self.n
+        checks.integer("n", low)
+        checks.integer("n", high, low)
+        for name in ("steps", "batch", "queries", "evaluate_every", "evaluate_prompts"):
+            checks.integer(name, getattr(self, name))
+        for name in ("lr", "weight_decay", "clip", "delta"):
+            checks.number(name, getattr(self, name), 0.0)
+        checks.number("curriculum_share", self.curriculum_share, 0.0, 1.0)
+        checks.one_of("schedule", self.schedule, ("cosine", "constant"))
+        checks.one_of("loss", self.loss, ("pseudo-huber", "squared"))
+        checks.integer("seed", self.seed, 0)
+        if self.task.d != self.model.d:
+            raise ValueError(f"model.d = {self.model.d}: allowed is task.d = {self.task.d}")
+        if self.curriculum_mean and getattr(self.task, "weights", None) != "gaussian":
+            raise ValueError(
+                f"curriculum_mean = {self.curriculum_mean}: allowed is 0 but for gaussian weights"
+            )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained model: weights of the lowest validation risk, and of the last step."""
+
+    settings: Training
+    weights: dict[str, Tensor]
+    last: dict[str, Tensor]
+    history: dict[str, Tensor]  # step, loss (mean since the look before), risk (validation), each (looks,)
+    skipped: int  # steps skipped for a non-finite loss or gradient
+
+
+class TrainingDiverged(RuntimeError):
+    """A member's loss or gradient stayed non-finite; its last finite weights are kept here."""
+
+    def __init__(self, settings: Training, step: int, weights: dict[str, Tensor]):
+        super().__init__(f"training diverged at step {step}, not finite for {PATIENCE} steps: {settings}")
+        self.settings, self.step, self.weights = settings, step, weights
+
+
+def train(
+    members: Sequence[Training],
+    *,
+    state: State | None = None,
+    save: Callable[[State], None] | None = None,
+    save_every: float = 30.0,
+    device: str | torch.device = "cpu",
+) -> list[Trained]:
+    """Train the members as one stack.
+
+    `save` is given the state every `save_every` seconds; a training that starts from such a `state` ends
+    with the weights it would have had unbroken. Raises ValueError if the members do not stack, and
+    TrainingDiverged.
+    """
+    stack = _Stack(members, device)
+    state = stack.start() if state is None else {name: t.to(device) for name, t in state.items()}
+    saved_at = time.monotonic()
+    first = int(state["step"])
+    for step in tqdm(
+        range(first, stack.settings.steps), initial=first, total=stack.settings.steps, unit="step"
+    ):
+        if step % CHUNK == 0 or step == first:
+            stack.raise_if_diverged(state)
+            chunk = stack.prompts(step)
+        stack.update(state, Prompts(*(part[:, step % CHUNK] for part in chunk)))
+        if save and time.monotonic() - saved_at > save_every:
+            save(state)
+            saved_at = time.monotonic()
+    return stack.finish(state)
+
+
+def learning_rate(settings: Training, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    if settings.schedule == "constant":
+        return settings.lr
+    warm_up = max(1, round(WARM_UP * settings.steps))
+    if step < warm_up:
+        return settings.lr * (step + 1) / warm_up
+    return settings.lr * (1 + math.cos(math.pi * (step - warm_up) / (settings.steps - warm_up))) / 2
+
+
+def penalty(settings: Training, risk: Tensor) -> Tensor:
+    """The loss of prompts with a given excess risk, elementwise."""
+    if settings.loss == "squared":
+        return risk
+    return 2 * settings.delta**2 * ((1 + risk / settings.delta**2).sqrt() - 1)
+
+
+def trimmed_mean(values: Float[Tensor, "*S B"], trim: float = TRIM) -> Float[Tensor, "*S"]:
+    """Mean over the last dimension without the largest `trim` share of it (one-sided)."""
+    keep = values.shape[-1] - int(trim * values.shape[-1])
+    return values.sort(-1).values[..., :keep].mean(-1)
+
+
+def seeded(*names: object, device: str | torch.device = "cpu") -> Generator:
+    """A generator whose stream the names determine, and no two lists of names share."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class _Stack:
+    """What the steps of one ensemble need; all that changes is in the state."""
+
+    def __init__(self, members: Sequence[Training], device: str | torch.device):
+        self.members, self.device = list(members), device
+        self.model = packing.widest([member.model for member in members])
+        self.shapes = self.model.shapes()
+        self.settings = replace(self.members[0], model=self.model, seed=0)
+        for member in self.members:
+            if replace(member, model=self.model, seed=0) != self.settings:
+                raise ValueError(f"{member} does not stack: allowed are differences in seed and heads")
+        self.validation = self._stacked(
+            lambda seed: self._draw(seeded(seed, "validation", device=device), self.settings.evaluate_prompts)
+        )
+
+    def start(self) -> State:
+        """The state before the first step."""
+        rows = [packing.pack(m.model.init(seeded(m.seed, "init")), self.shapes) for m in self.members]
+        flat = torch.stack(rows).to(self.device)
+        zeros = torch.zeros(len(rows), 1, device=self.device)
+        looks = math.ceil(self.settings.steps / self.settings.evaluate_every)
+        return {
+            "step": torch.zeros((), dtype=torch.int64),
+            "flat": flat,
+            "best": flat.clone(),
+            "best_risk": zeros + math.inf,
+            "momentum": torch.zeros_like(flat),
+            "square": torch.zeros_like(flat),
+            "updates": zeros.clone(),
+            "skipped": zeros.clone(),
+            "skipped_in_a_row": zeros.clone(),
+            "loss_sum": zeros.clone(),
+            "loss": zeros.new_zeros(len(rows), looks),
+            "risk": zeros.new_zeros(len(rows), looks),
+        }
+
+    def update(self, state: State, prompts: Prompts) -> None:
+        """One step of Adam, each row by itself. Rows with a non-finite loss or gradient stay as they are.
+
+        torch's optimizers cannot leave a row out, so the update stands here; a test holds it to AdamW.
+        """
+        step = int(state["step"])
+        flat = state["flat"].requires_grad_()
+        risk = self.model.excess_risk(packing.unpack(flat, self.shapes), self.settings.task, prompts)
+        loss = penalty(self.settings, risk).mean(-1)
+        (gradient,) = torch.autograd.grad(loss.sum(), flat)
+        flat.requires_grad_(False)
+        loss = loss.detach()[:, None]
+        norm = gradient.norm(dim=-1, keepdim=True)
+        finite = loss.isfinite() & norm.isfinite()
+        gradient = torch.where(finite, gradient * (self.settings.clip / norm).clamp(max=1.0), 0.0)
+        on = finite.to(flat.dtype)
+        state["updates"] += on
+        state["momentum"].lerp_(gradient, (1 - BETA_1) * on)
+        state["square"].lerp_(gradient.square(), (1 - BETA_2) * on)
+        count = state["updates"].clamp_min(1)
+        root = (state["square"] / (1 - BETA_2**count)).sqrt_().add_(EPSILON)
+        rate = learning_rate(self.settings, step) * on
+        if self.settings.weight_decay:
+            flat *= 1 - rate * self.settings.weight_decay
+        flat -= rate / (1 - BETA_1**count) * state["momentum"] / root
+        state["skipped"] += 1 - on
+        state["skipped_in_a_row"] = (state["skipped_in_a_row"] + 1 - on) * (1 - on)
+        state["loss_sum"] += torch.where(finite, loss, 0.0)
+        state["step"] += 1
+        if (step + 1) % self.settings.evaluate_every == 0 or step + 1 == self.settings.steps:
+            self._look(state, step)
+
+    def _look(self, state: State, step: int) -> None:
+        """Write the validation risk into the history, and keep the rows that are the best so far."""
+        look, into = divmod(step, self.settings.evaluate_every)
+        state["loss"][:, look] = state["loss_sum"][:, 0] / (into + 1)
+        state["loss_sum"].zero_()
+        with torch.no_grad():
+            risk = self.model.excess_risk(
+                packing.unpack(state["flat"], self.shapes), self.settings.task, self.validation
+            )
+        state["risk"][:, look] = trimmed_mean(risk)
+        better = state["risk"][:, look, None] < state["best_risk"]
+        state["best"] = torch.where(better, state["flat"], state["best"])
+        state["best_risk"] = torch.where(better, state["risk"][:, look, None], state["best_risk"])
+
+    def prompts(self, step: int) -> Prompts:
+        """The prompts of the chunk that a step lies in, (S, CHUNK, batch, ...)."""
+        chunk, settings = step // CHUNK, self.settings
+        mean = None
+        if settings.curriculum_mean:
+            left = 1 - (chunk * CHUNK + torch.arange(CHUNK)) / (settings.curriculum_share * settings.steps)
+            mean = settings.task.mean + (settings.curriculum_mean - settings.task.mean) * left.clamp_min(0)
+            mean = mean.repeat_interleave(settings.batch).to(self.device)
+        drawn = self._stacked(
+            lambda seed: self._draw(
+                seeded(seed, "prompts", chunk, device=self.device), CHUNK * settings.batch, mean
+            )
+        )
+        return Prompts(*(part.unflatten(1, (CHUNK, settings.batch)) for part in drawn))
+
+    def _draw(self, generator: Generator, batch: int, mean: Tensor | None = None) -> Prompts:
+        curriculum = {} if mean is None else {"mean": mean}
+        s = self.settings
+        return s.task.sample(batch, s.n, generator=generator, queries=s.queries, **curriculum)
+
+    def _stacked(self, draw: Callable[[int], Prompts]) -> Prompts:
+        """Prompts of every member; members with the same seed see the same ones."""
+        drawn = {member.seed: None for member in self.members}
+        drawn = {seed: draw(seed) for seed in drawn}
+        return Prompts(*map(torch.stack, zip(*(drawn[member.seed] for member in self.members), strict=True)))
+
+    def raise_if_diverged(self, state: State) -> None:
+        """Raise TrainingDiverged for the first member that was skipped too often in a row."""
+        stuck = (state["skipped_in_a_row"][:, 0] >= PATIENCE).nonzero()
+        if len(stuck):
+            row = int(stuck[0])
+            raise TrainingDiverged(self.members[row], int(state["step"]), self._weights(state["flat"], row))
+
+    def finish(self, state: State) -> list[Trained]:
+        """The trained members, on the CPU and without padding."""
+        self.raise_if_diverged(state)
+        every, steps = self.settings.evaluate_every, self.settings.steps
+        looks = torch.arange(1, state["risk"].shape[1] + 1).mul(every).clamp_max(steps)
+        return [
+            Trained(
+                settings=member,
+                weights=self._weights(state["best"], row),
+                last=self._weights(state["flat"], row),
+                history={"step": looks} | {name: state[name][row].cpu().clone() for name in ("loss", "risk")},
+                skipped=int(state["skipped"][row]),
+            )
+            for row, member in enumerate(self.members)
+        ]
+
+    def _weights(self, flat: Float[Tensor, "S P"], row: int) -> dict[str, Tensor]:
+        return packing.strip(packing.unpack(flat[row], self.shapes), self.members[row].model.shapes())

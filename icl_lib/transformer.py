@@ -1,0 +1,181 @@
+"""The attention-only transformer of paper A, in token form and, for linear attention, in Gram form.
+
+    Z_0 = E W_in;   Z <- Z + sum_h Attention_h(Z, Z_ctx) W_O^h  in each layer;   yhat = z_query w_out
+
+E holds the token rows [x_i, y_i] and [x_query, 0]; only context tokens are keys and values. Symbols: d
+covariates, p = d + 1 entries of a token, D width of the residual stream, H heads in a layer, k width of a
+head, B prompts. Weights are a dict of tensors; leading dimensions of theirs (`*S`) are an ensemble.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from icl_lib import checks
+from icl_lib.tasks import Prompts, Task, gram, tokens
+
+ATTENTION = ("linear", "relu", "softmax")
+
+Weights = Mapping[
+    str, Tensor
+]  # W_in (*S, p, D), W_Q.l W_K.l W_V.l (*S, H, D, k), W_O.l (*S, H, k, D), w_out (*S, D)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Settings of the transformer; its methods are functions of weights and prompts."""
+
+    d: int = 16
+    heads: tuple[int, ...] = (8, 8, 8)  # in each layer
+    D: int = 256
+    k: int | None = None  # head width; None: D / heads, the usual split, which must come out even
+    attention: str = "linear"
+    init_scale: float = 0.5  # initial weights are N(0, (init_scale)^2 / fan-in)
+
+    def __post_init__(self):
+        checks.integer("d", self.d)
+        checks.integer("D", self.D)
+        checks.one_of("attention", self.attention, ATTENTION)
+        checks.number("init_scale", self.init_scale, 0.0)
+        if not self.heads:
+            raise ValueError(f"heads = {self.heads!r}: allowed is at least one layer")
+        for H in self.heads:
+            checks.integer("heads", H)
+            if self.k is None and self.D % H:
+                raise ValueError(f"heads = {H}: allowed without k is a divisor of D = {self.D}")
+        if self.k is not None:
+            checks.integer("k", self.k)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every weight tensor of one model."""
+        shapes = {"W_in": (self.d + 1, self.D)}
+        for layer, H in enumerate(self.heads):
+            k = self.k or self.D // H
+            shapes |= {f"W_{name}.{layer}": (H, self.D, k) for name in "QKV"}
+            shapes[f"W_O.{layer}"] = (H, k, self.D)
+        return shapes | {"w_out": (self.D,)}
+
+    def init(self, generator: Generator, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        """Fresh weights of one model."""
+        weights = {}
+        for name, shape in self.shapes().items():
+            # A head reads D numbers; the output sums over the k numbers of all heads of the layer.
+            fan_in = (
+                shape[0] * shape[1] if name.startswith("W_O") else shape[-2] if len(shape) > 1 else shape[0]
+            )
+            noise = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+            weights[name] = noise * self.init_scale / math.sqrt(fan_in)
+        return weights
+
+    def predict(self, weights: Weights, prompts: Prompts) -> Float[Tensor, "*S B queries"]:
+        """Predictions at the queries, in token form; any kind of attention."""
+        checks.shape("x", prompts.x, *prompts.x.shape[:-1], self.d)
+        n_max = prompts.x.shape[-2]
+        inside = torch.arange(n_max, device=prompts.n.device) < prompts.n[..., None]  # (B, n_max)
+        inside, n = inside[..., None, None, :], prompts.n[..., None, None, None]  # (B, 1, 1, n_max)
+        z = tokens(prompts) @ weights["W_in"].unsqueeze(-3)  # (*S, B, N, D)
+        for layer in range(len(self.heads)):
+            W_Q, W_K, W_V, W_O = (weights[f"W_{name}.{layer}"].unsqueeze(-4) for name in "QKVO")
+            context = z[..., None, :n_max, :]
+            scores = (z[..., None, :, :] @ W_Q) @ (context @ W_K).mT  # (*S, B, H, N, n_max)
+            if self.attention == "linear":
+                share = scores / n
+            elif self.attention == "relu":
+                share = (scores / math.sqrt(W_Q.shape[-1])).relu() / n * inside
+            else:
+                scores = scores / math.sqrt(W_Q.shape[-1])
+                share = scores.masked_fill(~inside, -math.inf).softmax(-1)
+            z = z + (share @ (context @ W_V) @ W_O).sum(-3)
+        return (z[..., n_max:, :] @ weights["w_out"][..., None, :, None])[..., 0]
+
+    def effective_weights(self, weights: Weights, G: Float[Tensor, "*S B p p"]) -> Float[Tensor, "*S B d"]:
+        """w_hat with yhat = <w_hat, x> at every query, in Gram form: linear attention only.
+
+        Every token is an affine image z_i = e_i A of its raw row, with one A (p, D) a prompt:
+
+            A_0 = W_in;   A <- A + sum_h (A W_Q^h) ((A W_K^h)^T G (A W_V^h)) W_O^h;   w_hat = A[:d] w_out
+
+        Three things make it cheap. The cost does not depend on n. Layer 1 starts from the same A_0 in all
+        prompts, so its projections are made once. And the last layer is needed only through w_out, which
+        turns its matrices into vectors.
+        """
+        A = self._residual_stream(weights, G, len(self.heads) - 1)[-1]
+        return self._read_out(weights, G, A)[..., : self.d]
+
+    def excess_risk(self, weights: Weights, task: Task, prompts: Prompts) -> Float[Tensor, "*S B"]:
+        """(<w_hat, x> - <w, x>)^2: exact over x for linear attention, else the mean over the queries."""
+        if self.attention == "linear":
+            return task.excess_risk(self.effective_weights(weights, gram(prompts)), prompts.w)
+        return (self.predict(weights, prompts) - prompts.target()).square().mean(-1)
+
+    def layer_weights(self, weights: Weights, G: Float[Tensor, "*S B p p"]) -> Float[Tensor, "L+1 *S B d"]:
+        """The effective weight vector A_l[:d] w_out that could be read after each layer l = 0 .. L."""
+        stream = self._residual_stream(weights, G, len(self.heads))
+        w_out = weights["w_out"][..., None, :, None]
+        read = [(A @ w_out)[..., : self.d, 0] for A in stream]
+        return torch.stack(torch.broadcast_tensors(*read))
+
+    def _residual_stream(self, weights: Weights, G: Tensor, layers: int) -> list[Tensor]:
+        """A_0 .. A_layers; A_0 is (*S, 1, p, D), the others are (*S, B, p, D)."""
+        if self.attention != "linear":
+            raise ValueError(f"attention = {self.attention!r}: allowed in Gram form is 'linear'")
+        checks.shape("G", G, *(None,) * (G.ndim - 2), self.d + 1, self.d + 1)
+        stream = [weights["W_in"].unsqueeze(-3)]
+        for layer in range(layers):
+            W = {name: weights[f"W_{name}.{layer}"] for name in "QKVO"}
+            attend = _first_layer if layer == 0 else _layer
+            stream.append(stream[-1] + attend(stream[-1], G, W))
+        return stream
+
+    def _read_out(self, weights: Weights, G: Tensor, A: Tensor) -> Float[Tensor, "*S B p"]:
+        """A_L w_out from A = A_{L-1}: A (w_out + sum_h W_Q^h W_K^hT A^T G A u_h), u_h = W_V^h W_O^h w_out."""
+        last = len(self.heads) - 1
+        W_Q, W_K, W_V, W_O = (weights[f"W_{name}.{last}"] for name in "QKVO")
+        w_out = weights["w_out"][..., None, :, None]  # (*S, 1, D, 1)
+        u = (W_V @ (W_O @ w_out))[..., 0].mT  # (*S, D, H)
+        seen = A.mT @ (G @ (A @ u.unsqueeze(-3)))  # (*S, B, D, H)
+        keys = seen.movedim(-1, -3) @ W_K  # (*S, H, B, k)
+        step = (keys @ W_Q.mT).sum(-3)  # (*S, B, D)
+        return (A @ (w_out + step[..., None]))[..., 0]
+
+
+def mask_heads(weights: Weights, masks: Sequence[Float[Tensor, "*S H"] | None]) -> dict[str, Tensor]:
+    """Weights with head h of layer l scaled by masks[l][h] (0: off); None leaves a layer as it is."""
+    masked = dict(weights)
+    for layer, mask in enumerate(masks):
+        if mask is not None:
+            W_O = weights[f"W_O.{layer}"]
+            checks.shape(f"masks[{layer}]", mask, *(None,) * (mask.ndim - 1), W_O.shape[-3])
+            masked[f"W_O.{layer}"] = W_O * mask[..., None, None]
+    return masked
+
+
+def _layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
+    """sum_h (A W_Q^h) ((A W_K^h)^T G (A W_V^h)) W_O^h."""
+    H, _, k = W["Q"].shape[-3:]
+    joint = torch.cat([W[name].movedim(-3, -2).flatten(-2) for name in "QKV"], -1)  # (*S, D, 3 H k)
+    p = A.shape[-2]
+    projected = (A.flatten(-3, -2) @ joint).unflatten(-2, (-1, p))  # (*S, B, p, 3 H k)
+    Q, K, V = projected.split(H * k, -1)
+    V = G @ V
+    Q, K, V = (part.unflatten(-1, (H, k)).transpose(-3, -2) for part in (Q, K, V))  # (*S, B, H, p, k)
+    heads = Q @ (K.mT @ V)
+    heads = heads.transpose(-3, -2).flatten(-2).flatten(-3, -2)  # (*S, B p, H k)
+    return (heads @ W["O"].flatten(-3, -2)).unflatten(-2, (-1, p))
+
+
+def _first_layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
+    """The same where all prompts share A (*S, 1, p, D): sum_h M_h G N_h, with M_h and N_h made once.
+
+    It is linear in G, so the whole layer is one matrix product with the map from G to its output.
+    """
+    M = ((A @ W["Q"]) @ (A @ W["K"]).mT).flatten(-2)  # (*S, H, p p)
+    N = ((A @ W["V"]) @ W["O"]).flatten(-2)  # (*S, H, p D)
+    p, D = A.shape[-2:]
+    linear_map = (M.mT @ N).unflatten(-2, (p, p)).unflatten(-1, (p, D))  # [i, j, l, D] of M[i, j] N[l, D]
+    linear_map = linear_map.movedim(-4, -2).flatten(-4, -3).flatten(-2)  # (*S, j l, i D)
+    return (G.flatten(-2) @ linear_map).unflatten(-1, (p, D))
