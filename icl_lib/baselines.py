@@ -23,8 +23,8 @@ DESCENTS = {
     "preprocess-then-optimize": estimators.preprocess_then_optimize,
 }
 METHODS = ("OLS", "ridge", *DESCENTS, "Lasso", "Bayes")
-TUNING_PROMPTS = 500
-ALPHAS = tuple(np.geomspace(0.002, 1.0, 16).tolist())  # of the Lasso
+TUNING_PROMPTS = 300
+ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
 STEPS = tuple(np.unique(np.geomspace(1, 100_000, 31).round().astype(int)).tolist())
 
 

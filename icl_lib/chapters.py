@@ -150,6 +150,7 @@ def kernel_environment(folder: Path, scratch: Path) -> dict[str, str]:
         # One thread: kernels run side by side, and sums do not depend on the number of cores.
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",  # no progress bars on the pages
     }
 
 

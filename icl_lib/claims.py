@@ -160,16 +160,15 @@ def table(results: Mapping[str, Mapping]) -> str:
 
     Raises LookupError when a chapter is there whose results lack a claim that it is to test.
     """
-    lines = ["| claim | tested by | our value [95% interval] | bar | verdict |", "|---|---|---|---|---|"]
+    lines = ["| claim | measured | value [95% interval] | bar | verdict |", "|---|---|---|---|---|"]
     for claim in CLAIMS.values():
-        tests = [
-            test for test in results.get(claim.chapter, {}).get("claims", ()) if test["claim"] == claim.id
-        ]
+        found = results.get(claim.chapter, {}).get("claims", ())
+        tests = [test for test in found if test["claim"] == claim.id]
         if claim.chapter in results and not tests:
             raise LookupError(f"{claim.chapter}: its results have no test of claim {claim.id}")
+        name = f"[{claim.id}]({claim.chapter})" if tests else claim.id
         joint = overall([test["verdict"] for test in tests])
-        chapter = f" ([chapter]({claim.chapter}))" if tests else ""
-        lines.append(f"| **{claim.id}** {claim.statement} *{claim.source}*{chapter} | | | | **{joint}** |")
+        lines.append(f"| **{name}** | {claim.statement} *({claim.source})* | | | **{joint}** |")
         for test in tests:
             low, high = test["interval"]
             value = f"{test['value']:.3g} [{low:.3g}, {high:.3g}]"

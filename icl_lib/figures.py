@@ -54,7 +54,7 @@ def look(method: str) -> dict[str, str]:
     return {"color": color, "linestyle": linestyle, "marker": marker}
 
 
-def panels(titles: Sequence[str], height: float = 3.6, width: float = 4.0) -> tuple[Figure, list[Axes]]:
+def panels(titles: Sequence[str], height: float = 3.0, width: float = 2.7) -> tuple[Figure, list[Axes]]:
     """A row of panels that share the y axis."""
     figure, axes = plt.subplots(
         1, len(titles), figsize=(width * len(titles), height), sharey=True, squeeze=False

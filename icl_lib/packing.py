@@ -27,8 +27,11 @@ def widest(models: Sequence[Model]) -> Model:
     if not models:
         raise ValueError("models = []: allowed is at least one")
     first = models[0]
+    kinds = {type(model).__name__ for model in models}
+    if len(kinds) > 1:
+        raise ValueError(f"{' and '.join(sorted(kinds))} do not stack: allowed is one kind of model")
     if isinstance(first, Transformer):
-        depths = {len(model.heads) for model in models if isinstance(model, Transformer)}
+        depths = {len(model.heads) for model in models}
         if len(depths) > 1:
             raise ValueError(f"models of {sorted(depths)} layers do not stack: allowed is one depth")
         heads = tuple(map(max, zip(*(model.heads for model in models), strict=True)))

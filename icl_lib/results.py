@@ -71,8 +71,8 @@ class Results:
         }
         glue(f"verdict.{test.id}", outcome, display=False)
         return (
-            f"{test.id}: {outcome}. {test.metric} = {value.mean:.3g}"
-            f" [{value.low:.3g}, {value.high:.3g}], bar {test.sense} {test.threshold:.3g}"
+            f"{test.id}: {outcome}, {value.mean:.3g} [{value.low:.3g}, {value.high:.3g}],"
+            f" bar {test.sense} {test.threshold:.3g}"
         )
 
     def save(self) -> None:

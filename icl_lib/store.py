@@ -1,8 +1,8 @@
 """Trained models on disk, keyed by everything that determines them: settings, code, torch and device.
 
-An entry is a JSON file that names a safetensors file and its checksum. Both are written under a temporary
-name, synced and renamed, the JSON last: an entry is whole or it is not there. A damaged or half-written
-entry is reported, set aside and trained again. Runs that want the same models train them once.
+An entry is a JSON file that names a safetensors file, with checksums of both. They are written under a
+temporary name, synced and renamed, the JSON last: an entry is whole or it is not there. A damaged or
+half-written entry is reported, set aside and trained again. Runs that want the same models train them once.
 """
 
 import hashlib
@@ -74,11 +74,12 @@ def write(folder: Path, name: str, tensors: Mapping[str, Tensor], about: Mapping
     payload = save_tensors(
         {label: t.cpu().clone(memory_format=torch.contiguous_format) for label, t in tensors.items()}
     )
-    checksum = hashlib.sha256(payload).hexdigest()
+    checksum = _sha256(payload)
     older = set(folder.glob(f"{name}-*.safetensors"))
     file = folder / f"{name}-{checksum[:16]}.safetensors"
     _write_whole(file, payload)
     entry = {**about, "file": file.name, "sha256": checksum}
+    entry["sha256 of the rest"] = _sha256(json.dumps(entry).encode())
     _write_whole(folder / f"{name}.json", json.dumps(entry, indent=1).encode())
     for path in older - {file}:
         path.unlink(missing_ok=True)
@@ -92,11 +93,13 @@ def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict] | None:
         return None
     try:
         about = json.loads(path.read_bytes())
+        if about.pop("sha256 of the rest") != _sha256(json.dumps(about).encode()):
+            raise ValueError(f"checksum of {path.name} differs")
         payload = (folder / about["file"]).read_bytes()
-        if hashlib.sha256(payload).hexdigest() != about["sha256"]:
-            raise ValueError("checksum differs")
+        if about["sha256"] != _sha256(payload):
+            raise ValueError(f"checksum of {about['file']} differs")
         return load_tensors(payload), about
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         aside = folder / "damaged" / f"{name}-{uuid4().hex[:8]}"
         aside.mkdir(parents=True)
         for part in [path, *files]:
@@ -124,7 +127,7 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
             error.weights,
             {"settings": describe(error.settings), "step": error.step},
         )
-        error.add_note(f"its last finite weights are in the store, {name}.diverged")
+        error.add_note(f"its last finite weights are in the store: {folder / name}.diverged.json")
         raise
     tensors = {
         f"{row}/{part}/{label}": tensor
@@ -142,7 +145,7 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
         "versions": versions(),
     }
     write(folder, name, tensors, about)
-    for path in folder.glob(f"{checkpoint}*"):
+    for path in [*folder.glob(f"{checkpoint}*"), *folder.glob(f".{name}*")]:  # of killed trainings too
         path.unlink(missing_ok=True)
     return tensors, about
 
@@ -155,6 +158,10 @@ def _split(tensors: Mapping[str, Tensor], row: int) -> tuple[dict, dict, dict]:
         if int(member) == row:
             parts[part][name] = tensor
     return parts["weights"], parts["last"], parts["history"]
+
+
+def _sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
 
 
 def _write_whole(path: Path, payload: bytes) -> None:

@@ -183,7 +183,7 @@ def _observe(
     return Prompts(context * inside, y * inside, w, lengths, x_query)
 
 
-def tokens(prompts: Prompts) -> Float[Tensor, "*batch n_max+queries p"]:
+def tokens(prompts: Prompts) -> Float[Tensor, "*batch tokens p"]:
     """The token rows [x_i, y_i] of the context, then the queries' [x, 0] (paper A's E, transposed)."""
     y = prompts.y if prompts.y.ndim == prompts.x.ndim else prompts.y[..., None]
     context = torch.cat([prompts.x, y], -1)
@@ -191,7 +191,7 @@ def tokens(prompts: Prompts) -> Float[Tensor, "*batch n_max+queries p"]:
     return torch.cat([context, query], -2)
 
 
-def gram(prompts: Prompts) -> Float[Tensor, "*batch d+1 d+1"]:
+def gram(prompts: Prompts) -> Float[Tensor, "*batch p p"]:
     """G = E_ctx^T E_ctx / n, all that linear attention sees of the context (see `transformer`)."""
     context = torch.cat([prompts.x, prompts.y[..., None]], -1)
     return context.mT @ context / prompts.n[..., None, None]

@@ -54,19 +54,25 @@ class Training:
     seed: int = 0
 
     def __post_init__(self):
+        if not isinstance(self.n, tuple | list) or len(self.n) != 2:
+            raise ValueError(f"n = {self.n!r}: allowed is a pair of integers")
         low, high = self.n
         checks.integer("n", low)
         checks.integer("n", high, low)
         for name in ("steps", "batch", "queries", "evaluate_every", "evaluate_prompts"):
             checks.integer(name, getattr(self, name))
-        for name in ("lr", "weight_decay", "clip", "delta"):
-            checks.number(name, getattr(self, name), 0.0)
-        checks.number("curriculum_share", self.curriculum_share, 0.0, 1.0)
+        for name, least in (("lr", 0.0), ("weight_decay", 0.0), ("clip", 1e-6), ("delta", 1e-6)):
+            checks.number(name, getattr(self, name), least)
+        checks.number("curriculum_mean", self.curriculum_mean)
+        checks.number("curriculum_share", self.curriculum_share, 1e-6, 1.0)
         checks.one_of("schedule", self.schedule, ("cosine", "constant"))
         checks.one_of("loss", self.loss, ("pseudo-huber", "squared"))
         checks.integer("seed", self.seed, 0)
         if self.task.d != self.model.d:
             raise ValueError(f"model.d = {self.model.d}: allowed is task.d = {self.task.d}")
+        tasks = len(self.task.blocks) if isinstance(self.task, MultiTask) else 1
+        if getattr(self.model, "tasks", 1) != tasks:
+            raise ValueError(f"model = {self.model}: allowed is one that predicts {tasks} tasks at once")
         if self.curriculum_mean and getattr(self.task, "weights", None) != "gaussian":
             raise ValueError(
                 f"curriculum_mean = {self.curriculum_mean}: allowed is 0 but for gaussian weights"
@@ -102,19 +108,21 @@ def train(
 ) -> list[Trained]:
     """Train the members as one stack.
 
-    `save` is given the state every `save_every` seconds; a training that starts from such a `state` ends
-    with the weights it would have had unbroken. Raises ValueError if the members do not stack, and
-    TrainingDiverged.
+    `save` is given the state every `save_every` seconds, to write or copy before it returns; a training that
+    starts from such a `state` ends with the weights it would have had unbroken. Raises ValueError if the
+    members do not stack, and TrainingDiverged.
     """
     stack = _Stack(members, device)
-    state = stack.start() if state is None else {name: t.to(device) for name, t in state.items()}
+    state = stack.start() if state is None else {name: t.to(device, copy=True) for name, t in state.items()}
+    state["step"] = state["step"].cpu()  # where every step reads it
     saved_at = time.monotonic()
     first = int(state["step"])
     for step in tqdm(
         range(first, stack.settings.steps), initial=first, total=stack.settings.steps, unit="step"
     ):
-        if step % CHUNK == 0 or step == first:
+        if step % CHUNK == 0:
             stack.raise_if_diverged(state)
+        if step % CHUNK == 0 or step == first:
             chunk = stack.prompts(step)
         stack.update(state, Prompts(*(part[:, step % CHUNK] for part in chunk)))
         if save and time.monotonic() - saved_at > save_every:
@@ -184,6 +192,7 @@ class _Stack:
             "skipped": zeros.clone(),
             "skipped_in_a_row": zeros.clone(),
             "loss_sum": zeros.clone(),
+            "loss_steps": zeros.clone(),
             "loss": zeros.new_zeros(len(rows), looks),
             "risk": zeros.new_zeros(len(rows), looks),
         }
@@ -216,15 +225,17 @@ class _Stack:
         state["skipped"] += 1 - on
         state["skipped_in_a_row"] = (state["skipped_in_a_row"] + 1 - on) * (1 - on)
         state["loss_sum"] += torch.where(finite, loss, 0.0)
+        state["loss_steps"] += on
         state["step"] += 1
         if (step + 1) % self.settings.evaluate_every == 0 or step + 1 == self.settings.steps:
             self._look(state, step)
 
     def _look(self, state: State, step: int) -> None:
         """Write the validation risk into the history, and keep the rows that are the best so far."""
-        look, into = divmod(step, self.settings.evaluate_every)
-        state["loss"][:, look] = state["loss_sum"][:, 0] / (into + 1)
+        look = step // self.settings.evaluate_every
+        state["loss"][:, look] = (state["loss_sum"] / state["loss_steps"])[:, 0]  # nan if all were skipped
         state["loss_sum"].zero_()
+        state["loss_steps"].zero_()
         with torch.no_grad():
             risk = self.model.excess_risk(
                 packing.unpack(state["flat"], self.shapes), self.settings.task, self.validation

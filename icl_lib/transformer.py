@@ -92,7 +92,7 @@ class Transformer:
             z = z + (share @ (context @ W_V) @ W_O).sum(-3)
         return (z[..., n_max:, :] @ weights["w_out"][..., None, :, None])[..., 0]
 
-    def effective_weights(self, weights: Weights, G: Float[Tensor, "*S B p p"]) -> Float[Tensor, "*S B d"]:
+    def effective_weights(self, weights: Weights, G: Float[Tensor, "*#S B p p"]) -> Float[Tensor, "*S B d"]:
         """w_hat with yhat = <w_hat, x> at every query, in Gram form: linear attention only.
 
         Every token is an affine image z_i = e_i A of its raw row, with one A (p, D) a prompt:
@@ -112,7 +112,9 @@ class Transformer:
             return task.excess_risk(self.effective_weights(weights, gram(prompts)), prompts.w)
         return (self.predict(weights, prompts) - prompts.target()).square().mean(-1)
 
-    def layer_weights(self, weights: Weights, G: Float[Tensor, "*S B p p"]) -> Float[Tensor, "L+1 *S B d"]:
+    def layer_weights(
+        self, weights: Weights, G: Float[Tensor, "*#S B p p"]
+    ) -> Float[Tensor, "layers *S B d"]:
         """The effective weight vector A_l[:d] w_out that could be read after each layer l = 0 .. L."""
         stream = self._residual_stream(weights, G, len(self.heads))
         w_out = weights["w_out"][..., None, :, None]
@@ -143,8 +145,8 @@ class Transformer:
         return (A @ (w_out + step[..., None]))[..., 0]
 
 
-def mask_heads(weights: Weights, masks: Sequence[Float[Tensor, "*S H"] | None]) -> dict[str, Tensor]:
-    """Weights with head h of layer l scaled by masks[l][h] (0: off); None leaves a layer as it is."""
+def mask_heads(weights: Weights, masks: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    """Weights with head h of layer l scaled by masks[l] (*S, H) (0: off); None leaves a layer as it is."""
     masked = dict(weights)
     for layer, mask in enumerate(masks):
         if mask is not None:

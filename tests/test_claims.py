@@ -1,0 +1,113 @@
+"""Intervals, verdicts, and the table of claims."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from icl_lib.claims import (
+    CLAIMS,
+    NOT_REPRODUCED,
+    NOT_TESTED,
+    PARTLY,
+    REPRODUCED,
+    Test,
+    overall,
+    table,
+    verdict,
+)
+from icl_lib.intervals import Interval, ratio_interval, t_interval
+
+
+def test_t_interval_by_hand():
+    # mean 2, standard deviation 1, three values: half-width t(0.975, 2) / sqrt(3) = 4.302653 / 1.732051
+    interval = t_interval([1.0, 2.0, 3.0])
+    assert interval.mean == pytest.approx(2.0)
+    assert interval.high - 2.0 == pytest.approx(2.484138, abs=1e-5)
+    assert 2.0 - interval.low == pytest.approx(2.484138, abs=1e-5)
+
+
+def test_t_interval_covers_the_mean_as_often_as_it_says():
+    values = np.random.default_rng(0).normal(3.0, 2.0, (5, 20_000))
+    low, high = t_interval(values)[1:]
+    assert ((low <= 3.0) & (high >= 3.0)).mean() == pytest.approx(0.95, abs=0.005)
+
+
+def test_ratio_interval_is_paired():
+    reference = np.array([1.0, 10.0, 100.0])
+    interval = ratio_interval(2 * reference, reference)
+    assert interval == pytest.approx((2.0, 2.0, 2.0))
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=2, max_size=6), st.floats(0.1, 10))
+def test_ratio_interval_turns_over(values, factor):
+    reference = [factor] * len(values)
+    one, other = ratio_interval(values, reference), ratio_interval(reference, values)
+    assert one.mean == pytest.approx(1 / other.mean)
+    assert one.low == pytest.approx(1 / other.high)
+
+
+@pytest.mark.parametrize("values", [[], [1.0], 3.0])
+def test_one_seed_has_no_interval(values):
+    with pytest.raises(ValueError, match="allowed for an interval are 2 seeds or more"):
+        t_interval(values)
+
+
+@pytest.mark.parametrize(
+    ("interval", "at_most", "at_least"),
+    [
+        ((1.0, 0.8, 1.2), REPRODUCED, NOT_REPRODUCED),
+        ((2.0, 1.4, 2.2), PARTLY, PARTLY),
+        ((2.0, 1.8, 2.2), NOT_REPRODUCED, REPRODUCED),
+        ((1.4, 1.3, 1.5), REPRODUCED, PARTLY),  # the bar itself is on the right side
+    ],
+)
+def test_verdict_compares_the_whole_interval_with_the_bar(interval, at_most, at_least):
+    interval = Interval(*interval)
+    assert verdict(Test("A1.x", "m", "<=", 1.5, "why"), interval) == at_most
+    assert verdict(Test("A1.x", "m", ">=", 1.5, "why"), interval) == at_least
+
+
+def test_overall_verdict():
+    assert overall([]) == NOT_TESTED
+    assert overall([REPRODUCED, REPRODUCED]) == REPRODUCED
+    assert overall([NOT_REPRODUCED, NOT_REPRODUCED]) == NOT_REPRODUCED
+    assert overall([REPRODUCED, NOT_REPRODUCED]) == PARTLY
+    assert overall([REPRODUCED, PARTLY]) == PARTLY
+
+
+def test_bad_tests():
+    with pytest.raises(ValueError, match="claim = 'C1': allowed is 'A1' or"):
+        Test("C1.x", "m", "<=", 1.0, "why")
+    with pytest.raises(ValueError, match="sense = '<': allowed is '<=' or '>='"):
+        Test("A1.x", "m", "<", 1.0, "why")
+
+
+def entry(test_id, outcome):
+    return {
+        "id": test_id,
+        "claim": test_id.split(".")[0],
+        "metric": "ratio",
+        "sense": "<=",
+        "threshold": 1.0,
+        "value": 0.5,
+        "interval": [0.4, 0.6],
+        "verdict": outcome,
+    }
+
+
+def test_table_lists_every_claim_once():
+    chapter = CLAIMS["A5"].chapter
+    lines = table({chapter: {"claims": [entry("A5.a", REPRODUCED), entry("A5.b", PARTLY)]}}).splitlines()
+    assert lines[1].count("|") == lines[0].count("|")
+    assert all(line.count("|") == lines[0].count("|") for line in lines)
+    for claim in CLAIMS:
+        assert sum(f"**{claim}**" in line or f"**[{claim}](" in line for line in lines) == 1
+    joint = next(line for line in lines if "**[A5]" in line)
+    assert joint.endswith("| **partly** |")
+    assert "| | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in lines
+
+
+def test_a_chapter_without_its_claim_is_an_error():
+    with pytest.raises(LookupError, match="A5"):
+        table({CLAIMS["A5"].chapter: {"claims": []}})
