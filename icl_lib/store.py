@@ -151,9 +151,9 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
 
 
 def _split(tensors: Mapping[str, Tensor], row: int) -> tuple[dict, dict, dict]:
-    """A member's weights, last weights and history out of the entry."""
+    """A member's weights, last weights and history out of the entry, in an order that files keep."""
     parts: dict[str, dict] = {"weights": {}, "last": {}, "history": {}}
-    for label, tensor in tensors.items():
+    for label, tensor in sorted(tensors.items()):
         member, part, name = label.split("/")
         if int(member) == row:
             parts[part][name] = tensor

@@ -105,6 +105,7 @@ def train(
     save: Callable[[State], None] | None = None,
     save_every: float = 30.0,
     device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> list[Trained]:
     """Train the members as one stack.
 
@@ -117,9 +118,9 @@ def train(
     state["step"] = state["step"].cpu()  # where every step reads it
     saved_at = time.monotonic()
     first = int(state["step"])
-    for step in tqdm(
-        range(first, stack.settings.steps), initial=first, total=stack.settings.steps, unit="step"
-    ):
+    total = stack.settings.steps
+    hidden = {} if progress else {"disable": True}  # else tqdm's own TQDM_DISABLE decides
+    for step in tqdm(range(first, total), initial=first, total=total, unit="step", **hidden):
         if step % CHUNK == 0:
             stack.raise_if_diverged(state)
         if step % CHUNK == 0 or step == first:

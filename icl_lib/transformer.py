@@ -137,12 +137,14 @@ class Transformer:
         """A_L w_out from A = A_{L-1}: A (w_out + sum_h W_Q^h W_K^hT A^T G A u_h), u_h = W_V^h W_O^h w_out."""
         last = len(self.heads) - 1
         W_Q, W_K, W_V, W_O = (weights[f"W_{name}.{last}"] for name in "QKVO")
-        w_out = weights["w_out"][..., None, :, None]  # (*S, 1, D, 1)
-        u = (W_V @ (W_O @ w_out))[..., 0].mT  # (*S, D, H)
-        seen = A.mT @ (G @ (A @ u.unsqueeze(-3)))  # (*S, B, D, H)
+        w_out = weights["w_out"]
+        u = (W_V @ (W_O @ w_out[..., None, :, None]))[..., 0].mT  # (*S, D, H)
+        v = G @ (A.flatten(-3, -2) @ u).unflatten(-2, (-1, self.d + 1))  # (*S, B, p, H)
+        # torch is slow at many products of a matrix and a vector, so those are written as sums.
+        seen = (A * v).sum(-2).unsqueeze(-1) if v.shape[-1] == 1 else A.mT @ v  # (*S, B, D, H)
         keys = seen.movedim(-1, -3) @ W_K  # (*S, H, B, k)
         step = (keys @ W_Q.mT).sum(-3)  # (*S, B, D)
-        return (A @ (w_out + step[..., None]))[..., 0]
+        return (A * (w_out[..., None, :] + step).unsqueeze(-2)).sum(-1)
 
 
 def mask_heads(weights: Weights, masks: Sequence[Tensor | None]) -> dict[str, Tensor]:
@@ -171,13 +173,11 @@ def _layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
 
 
 def _first_layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
-    """The same where all prompts share A (*S, 1, p, D): sum_h M_h G N_h, with M_h and N_h made once.
-
-    It is linear in G, so the whole layer is one matrix product with the map from G to its output.
-    """
-    M = ((A @ W["Q"]) @ (A @ W["K"]).mT).flatten(-2)  # (*S, H, p p)
-    N = ((A @ W["V"]) @ W["O"]).flatten(-2)  # (*S, H, p D)
-    p, D = A.shape[-2:]
-    linear_map = (M.mT @ N).unflatten(-2, (p, p)).unflatten(-1, (p, D))  # [i, j, l, D] of M[i, j] N[l, D]
-    linear_map = linear_map.movedim(-4, -2).flatten(-4, -3).flatten(-2)  # (*S, j l, i D)
-    return (G.flatten(-2) @ linear_map).unflatten(-1, (p, D))
+    """The same where all prompts share A (*S, 1, p, D): sum_h M_h G N_h, with M_h and N_h made once."""
+    H, p = W["Q"].shape[-3], A.shape[-2]
+    M = (A @ W["Q"]) @ (A @ W["K"]).mT  # (*S, H, p, p)
+    N = (A @ W["V"]) @ W["O"]  # (*S, H, p, D)
+    GM = G.flatten(-3, -2) @ M.flatten(-3, -2).mT  # (*S, B p, H p): G is symmetric, (M_h G)^T = G M_h^T
+    MG = GM.unflatten(-2, (-1, p)).unflatten(-1, (H, p)).movedim(-1, -3)  # (*S, B, p, p, H)
+    N = N.movedim(-3, -2).flatten(-3, -2)  # (*S, p H, D)
+    return (MG.flatten(-2).flatten(-3, -2) @ N).unflatten(-2, (-1, p))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -66,13 +67,12 @@ def states_of(members):
 
 
 @pytest.fixture
-def prompts_seen(monkeypatch):
-    """The prompts of every training step, as the model is given them."""
-    seen, excess_risk = [], Transformer.excess_risk
+def seen(monkeypatch):
+    """The prompts of every training step and of every look, as the model is given them."""
+    seen, excess_risk = SimpleNamespace(steps=[], looks=[]), Transformer.excess_risk
 
     def recording(self, weights, task, prompts):
-        if torch.is_grad_enabled():
-            seen.append(prompts)
+        (seen.steps if torch.is_grad_enabled() else seen.looks).append(prompts)
         return excess_risk(self, weights, task, prompts)
 
     monkeypatch.setattr(Transformer, "excess_risk", recording)
@@ -89,11 +89,11 @@ def spoil(monkeypatch):
         def spoiled(self, weights, task, prompts):
             risk = excess_risk(self, weights, task, prompts)
             if torch.is_grad_enabled() and next(count) in steps:
-                factor = torch.ones_like(risk)
-                factor[row] = value
+                spoiling = torch.zeros_like(risk)
+                spoiling[row] = value
                 if what == "loss":
-                    return risk * factor
-                risk.register_hook(lambda gradient: gradient * factor)
+                    return risk + spoiling  # the penalty of inf has a gradient of zero
+                risk.register_hook(lambda gradient: gradient + spoiling)
             return risk
 
         monkeypatch.setattr(Transformer, "excess_risk", spoiled)
@@ -142,19 +142,29 @@ def test_padding_stays_zero(base):
 
 
 def test_members_learn():
-    models = train([replace(LINEAR, steps=400, batch=64, evaluate_every=20, lr=1e-2, seed=s) for s in (0, 1)])
-    for model in models:
-        risk = model.history["risk"]
-        assert risk[-1] < 0.6 * risk[0]
+    """The zero vector's risk is 1, and two layers reach a tenth of it."""
+    settings = Training(
+        task=Task(2, 1, sigma=0.1),
+        model=Transformer(2, (2, 1), D=5, k=3),
+        n=(10, 20),
+        steps=300,
+        lr=1e-2,
+        evaluate_every=50,
+    )
+    for model in train([replace(settings, seed=seed) for seed in (0, 1, 2)]):
+        assert model.history["risk"][-1] < 0.25
 
 
-def test_seeds_reach_everything():
+def test_seeds_reach_everything(seen):
     """Initial weights, prompts and validation prompts differ between seeds, and are the same in one."""
-    one, two, three = train([replace(LINEAR, steps=1, seed=seed) for seed in (0, 1, 0)])
-    assert same_models([one], [three])
-    assert not torch.equal(one.last["W_in"], two.last["W_in"])
-    assert not torch.equal(one.history["loss"], two.history["loss"])
-    assert not torch.equal(one.history["risk"], two.history["risk"])
+    one, two, three = train([replace(LINEAR, steps=1, lr=0.0, seed=seed) for seed in (0, 1, 0)])
+    for name in one.last:
+        assert not torch.equal(one.last[name], two.last[name])
+        assert torch.equal(one.last[name], three.last[name])
+    for prompts in (*seen.steps, *seen.looks):
+        assert not torch.equal(prompts.x[0], prompts.x[1])
+        assert torch.equal(prompts.x[0], prompts.x[2])
+    assert not torch.equal(seen.steps[0].x[0], seen.looks[0].x[0, : LINEAR.batch])
 
 
 def test_seeded_streams_are_told_apart():
@@ -163,14 +173,14 @@ def test_seeded_streams_are_told_apart():
     assert torch.rand(1, generator=seeded(1, 23)).item() == draws[0]
 
 
-def test_prompts_are_fresh_and_of_the_lengths_asked_for(prompts_seen):
+def test_prompts_are_fresh_and_of_the_lengths_asked_for(seen):
     train([replace(LINEAR, seed=1), replace(LINEAR, seed=2)])
-    x = torch.cat([prompts.x for prompts in prompts_seen]).flatten(1)
+    x = torch.cat([prompts.x for prompts in seen.steps]).flatten(1)
     assert len(x) == 2 * LINEAR.steps
     assert len(x.unique(dim=0)) == len(x)
-    lengths = torch.cat([prompts.n.flatten() for prompts in prompts_seen])
+    lengths = torch.cat([prompts.n.flatten() for prompts in seen.steps])
     assert sorted(set(lengths.tolist())) == list(range(5, 12))
-    assert prompts_seen[0].x.shape == (2, 7, 11, 3)
+    assert seen.steps[0].x.shape == (2, 7, 11, 3)
 
 
 # Going on from a saved state.
@@ -178,15 +188,12 @@ def test_prompts_are_fresh_and_of_the_lengths_asked_for(prompts_seen):
 
 @pytest.mark.parametrize("at", [1, 8, 15, 16, 17, 39, 40])
 @pytest.mark.parametrize("changes", [{}, {"curriculum_mean": 3.0, "weight_decay": 0.1}])
-def test_resumed_training_is_the_unbroken_one(at, changes, prompts_seen):
+def test_resumed_training_is_the_unbroken_one(at, changes, seen):
     members = [replace(LINEAR, **changes), replace(with_heads(LINEAR, 3), seed=4, **changes)]
     states, unbroken = states_of(members)
-    seen = list(prompts_seen)
-    prompts_seen.clear()
-    resumed = train(members, state=states[at - 1])
-    assert same_models(resumed, unbroken)
-    assert len(prompts_seen) == LINEAR.steps - at
-    for again, before in zip(prompts_seen, seen[at:], strict=True):
+    assert same_models(train(members, state=states[at - 1]), unbroken)
+    assert len(seen.steps) == LINEAR.steps + LINEAR.steps - at
+    for again, before in zip(seen.steps[LINEAR.steps :], seen.steps[at : LINEAR.steps], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
 
 
@@ -210,7 +217,7 @@ def test_resumed_training_remembers_skipped_steps(spoil):
 @pytest.mark.parametrize("skipped", [set(), {0, 3, 4}])
 @pytest.mark.parametrize("clip", [0.05, 100.0])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
-def test_update_is_adamw(weight_decay, clip, skipped, prompts_seen, spoil):
+def test_update_is_adamw(weight_decay, clip, skipped, seen, spoil):
     """A plain loop with torch's AdamW, which is not called in skipped steps, ends with the same weights."""
     spoil(0, skipped)
     settings = replace(LINEAR, steps=20, lr=1e-2, weight_decay=weight_decay, clip=clip)
@@ -218,7 +225,7 @@ def test_update_is_adamw(weight_decay, clip, skipped, prompts_seen, spoil):
     weights = settings.model.init(seeded(settings.seed, "init"))
     parameters = [w.requires_grad_() for w in weights.values()]
     optimizer = torch.optim.AdamW(parameters, weight_decay=weight_decay)
-    for step, prompts in enumerate(list(prompts_seen)):
+    for step, prompts in enumerate(list(seen.steps)):
         if step in skipped:
             continue
         optimizer.param_groups[0]["lr"] = learning_rate(settings, step)
@@ -264,20 +271,20 @@ def test_penalty_is_the_risk_where_small_and_its_root_where_large():
 
 
 @pytest.mark.parametrize("loss", ["pseudo-huber", "squared"])
-def test_loss_is_the_mean_penalty_of_the_prompts(loss, prompts_seen):
+def test_loss_is_the_mean_penalty_of_the_prompts(loss, seen):
     settings = replace(LINEAR, steps=1, loss=loss, delta=0.5)
     (model,) = train([settings])
     weights = settings.model.init(seeded(settings.seed, "init"))
-    row = Prompts(*(part[0] for part in prompts_seen[0]))
+    row = Prompts(*(part[0] for part in seen.steps[0]))
     expected = penalty(settings, settings.model.excess_risk(weights, settings.task, row)).mean()
     torch.testing.assert_close(model.history["loss"], expected[None])
 
 
-def test_curriculum_follows_its_schedule(prompts_seen):
+def test_curriculum_follows_its_schedule(seen):
     """The weights' mean falls from 5 to the task's 1 over half of the 40 steps, and stays there."""
     settings = replace(LINEAR, task=Task(3, 3, mean=1.0), batch=400, curriculum_mean=5.0)
     train([replace(settings, curriculum_share=0.5)])
-    means = [prompts.w.mean().item() for prompts in prompts_seen]
+    means = [prompts.w.mean().item() for prompts in seen.steps]
     expected = [1.0 + 4.0 * max(0.0, 1 - step / 20) for step in range(40)]
     assert means == pytest.approx(expected, abs=0.15)  # 5 standard errors
 
@@ -314,13 +321,12 @@ def test_loss_in_history_is_the_mean_since_the_look_before():
 
 
 def test_skipped_steps_do_not_count_in_the_mean_loss(spoil):
-    (clean,) = train([replace(LINEAR, steps=2, evaluate_every=1)])
+    still = replace(LINEAR, steps=16, lr=0.0)
+    (each,) = train([replace(still, evaluate_every=1)])
     spoil(0, {0, *range(8, 16)})
-    (model,) = train([replace(LINEAR, steps=16, schedule="constant", lr=0.0)])
-    (other,) = train([replace(LINEAR, steps=8, schedule="constant", lr=0.0, evaluate_every=1)])
-    torch.testing.assert_close(model.history["loss"][0], other.history["loss"][1:].mean())
+    (model,) = train([still])
+    torch.testing.assert_close(model.history["loss"][0], each.history["loss"][1:8].mean())
     assert model.history["loss"][1].isnan()  # all of its steps were skipped
-    assert clean.history["loss"].isfinite().all()
 
 
 def test_best_weights_have_the_lowest_validation_risk(monkeypatch):
@@ -343,25 +349,17 @@ def test_best_weights_have_the_lowest_validation_risk(monkeypatch):
     assert not same(model.weights, model.last)
 
 
-def test_risk_in_history_is_that_of_the_validation_prompts(monkeypatch):
-    shown, excess_risk = [], Transformer.excess_risk
-
-    def recording(self, weights, task, prompts):
-        if not torch.is_grad_enabled():
-            shown.append(prompts)
-        return excess_risk(self, weights, task, prompts)
-
-    monkeypatch.setattr(Transformer, "excess_risk", recording)
+def test_risk_in_history_is_that_of_the_validation_prompts(seen):
     settings = replace(LINEAR, evaluate_prompts=211)
     (model,) = train([settings])
-    assert all(torch.equal(shown[0].x, prompts.x) for prompts in shown)
-    validation = Prompts(*(part[0] for part in shown[0]))
+    assert all(torch.equal(seen.looks[0].x, prompts.x) for prompts in seen.looks)
+    validation = Prompts(*(part[0] for part in seen.looks[0]))
     assert len(validation.n) == 211
     for weights, risk in [
         (model.weights, model.history["risk"].min()),
         (model.last, model.history["risk"][-1]),
     ]:
-        again = trimmed_mean(excess_risk(settings.model, weights, settings.task, validation))
+        again = trimmed_mean(settings.model.excess_risk(weights, settings.task, validation))
         torch.testing.assert_close(again, risk)
 
 
@@ -431,7 +429,7 @@ def test_resumed_training_diverges_where_the_unbroken_one_does(spoil):
     spoil(0, bad)
     states, unbroken = states_of([settings])
     assert states[PATIENCE + 1]["skipped_in_a_row"].item() == PATIENCE
-    assert same_models(train([settings], state=states[PATIENCE + 1]), unbroken)
+    assert same(train([settings], state=states[PATIENCE + 1])[0].last, unbroken[0].last)
 
 
 # Bad input.
@@ -441,12 +439,10 @@ def test_resumed_training_diverges_where_the_unbroken_one_does(spoil):
     ("changes", "message"),
     [
         ({"steps": 0}, "steps = 0: allowed is an integer >= 1"),
-        ({"steps": 2.5}, "steps = 2.5: allowed is an integer >= 1"),
         ({"batch": -3}, "batch = -3: allowed is an integer >= 1"),
         ({"queries": 0}, "queries = 0: allowed is an integer >= 1"),
         ({"n": (5, 3)}, "n = 3: allowed is an integer >= 5"),
         ({"n": (0, 3)}, "n = 0: allowed is an integer >= 1"),
-        ({"n": 5}, "n = 5: allowed is a pair"),
         ({"lr": -0.1}, "lr = -0.1: allowed is a number >= 0"),
         ({"lr": math.nan}, "lr = nan: allowed is a number >= 0"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: allowed is a number >= 0"),
@@ -495,7 +491,7 @@ def test_no_heads(model):
 )
 def test_members_that_do_not_stack(other, monkeypatch):
     monkeypatch.setattr(Transformer, "init", lambda *_: pytest.fail("computed before it checked"))
-    with pytest.raises(ValueError, match="not stack.*allowed") as caught:
+    with pytest.raises(ValueError, match=r"not stack.*allowed") as caught:
         train([LINEAR, replace(LINEAR, **other)])
     assert "\n" not in str(caught.value)
 
