@@ -25,7 +25,8 @@ DESCENTS = {
 METHODS = ("OLS", "ridge", *DESCENTS, "Lasso", "Bayes")
 TUNING_PROMPTS = 300
 ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
-STEPS = tuple(np.unique(np.geomspace(1, 100_000, 31).round().astype(int)).tolist())
+# Of the descents, up to convergence: iterates are in closed form, so many cost no more than few.
+STEPS = tuple(np.unique(np.geomspace(1, 10**9, 55).round().astype(int)).tolist())
 
 
 def evaluation_prompts(task: Task, n: int, prompts: int, seed: int) -> Prompts:
@@ -44,16 +45,22 @@ def reference(method: str, task: Task, n: int, max_steps: int = STEPS[-1]) -> Es
     if method == "OLS":
         return estimators.ols
     if method == "ridge":
-        penalty = estimators.ridge_penalty(task.d, task.s, task.sigma, task.scale)
+        penalty = estimators.ridge_penalty(task.d, task.s, task.sigma, task.scale, task.mean)
         return partial(estimators.ridge, penalty=penalty)
     if method == "Lasso":
-        return partial(estimators.lasso, alpha=_best(_lasso_at, ALPHAS, task, n))
+        return partial(estimators.lasso, alpha=tuned(_lasso_at, ALPHAS, task, n))
     if method == "Bayes":
         prior = {name: getattr(task, name) for name in ("s", "sigma", "weights", "scale", "mean")}
         return partial(estimators.bayes, **prior)
     descent = DESCENTS[method]
     allowed = tuple(steps for steps in STEPS if steps <= max_steps)
-    return partial(descent, steps=_best(descent, allowed, task, n))
+    return partial(descent, steps=tuned(descent, allowed, task, n))
+
+
+def has_bayes(task: Task) -> bool:
+    """Whether `estimators.bayes` is there for the task's law, and small enough to sum over."""
+    count = estimators.hypotheses(task.d, task.s, task.weights)
+    return task.weights != "half-normal" and count <= estimators.MAX_HYPOTHESES
 
 
 def risks(
@@ -72,7 +79,7 @@ def risks(
 
 
 @cache
-def _best(path: Callable[[Tensor, Tensor, tuple], Tensor], grid: tuple, task: Task, n: int) -> float:
+def tuned(path: Callable[[Tensor, Tensor, tuple], Tensor], grid: tuple, task: Task, n: int) -> float:
     """The value of the grid with the lowest mean risk on the tuning prompts; path gives (grid, B, d)."""
     drawn = task.sample(TUNING_PROMPTS, n, generator=seeded("tuning", n), dtype=torch.float64)
     risk = task.excess_risk(path(drawn.x, drawn.y, grid), drawn.w).mean(-1)

@@ -116,6 +116,12 @@ def run(name: str, flags: Sequence[str], folder: Path | None = None) -> int:
         given = read_flags(source, flags)
         if given is None:  # --help and the like
             return 0
+        profile = given.get("profile", "laptop")
+        missing = [other for other in chapters[name].reads if not results_file(profile, other).exists()]
+        if missing:
+            raise BookError(
+                f"{name} reads the results of {', '.join(missing)}: type make book PROFILE={profile} first"
+            )
         folder = (folder or BUILD / "runs" / run_name(name, given)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         notebook, results = folder / f"{name}.ipynb", folder / f"{name}.json"

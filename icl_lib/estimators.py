@@ -20,6 +20,7 @@ X = Float[Tensor, "B n d"]
 Y = Float[Tensor, "B n"]
 W = Float[Tensor, "B d"]
 
+MAX_HYPOTHESES = 2**17  # of `bayes`: more take minutes
 BAYES_CHUNK = 2**16  # prompts x hypotheses that `bayes` looks at together, to stay in the cache
 MAX_SWEEPS = 10_000  # of `lasso`; a few dozen are usual
 
@@ -33,7 +34,8 @@ def ols(x: X, y: Y) -> W:
 def ridge(x: X, y: Y, penalty: float) -> W:
     """argmin |y - X w|^2 + penalty |w|^2, that is (X^T X + penalty I)^-1 X^T y.
 
-    With penalty = sigma^2 / E[w_j^2] (`ridge_penalty`) it is the best of all predictors linear in y.
+    With penalty = sigma^2 / E[w_j^2] (`ridge_penalty`), and weights of mean zero, it is the best of all
+    predictors linear in y.
     """
     _check_prompts(x, y)
     checks.number("penalty", penalty, 0.0)
@@ -43,9 +45,9 @@ def ridge(x: X, y: Y, penalty: float) -> W:
     return torch.linalg.solve(x.mT @ x + penalty * identity, (x.mT @ y[..., None])[..., 0])
 
 
-def ridge_penalty(d: int, s: int, sigma: float, scale: float = 1.0) -> float:
-    """The best ridge penalty for s of d weights nonzero, each of second moment scale^2."""
-    return sigma**2 * d / (s * scale**2)
+def ridge_penalty(d: int, s: int, sigma: float, scale: float = 1.0, mean: float = 0.0) -> float:
+    """sigma^2 / E[w_j^2] for s of d weights nonzero, each of second moment scale^2 (1 + mean^2)."""
+    return sigma**2 * d / (s * scale**2 * (1 + mean**2))
 
 
 def gradient_descent(
@@ -56,7 +58,7 @@ def gradient_descent(
     The step is eta / lambda_max(S) in each prompt, or eta itself if not `per_prompt` (it then diverges
     where eta > 2 / lambda_max). Iterates are in closed form, so that a million steps cost what one does.
     """
-    covariance, r = _moments(x, y)
+    covariance, r = moments(x, y)
     return _descend(covariance, r, steps, eta, per_prompt)
 
 
@@ -68,9 +70,20 @@ def preprocess_then_optimize(
     The spectrum of R S R is heavy-tailed over prompts, so the step is eta / lambda_max(R S R) in each; if
     not `per_prompt` it is eta itself, as a transformer's fixed weights have it.
     """
-    covariance, r = _moments(x, y)
-    preprocessed = r[:, :, None] * covariance * r[:, None, :]
-    return r * _descend(preprocessed, r.square(), steps, eta, per_prompt)
+    covariance, r = moments(x, y)
+    return r * _descend(preprocessed(covariance, r), r.square(), steps, eta, per_prompt)
+
+
+def moments(x: X, y: Y) -> tuple[Float[Tensor, "B d d"], W]:
+    """The sample covariance S = X^T X / n and the correlations r = X^T y / n."""
+    _check_prompts(x, y)
+    n = x.shape[-2]
+    return x.mT @ x / n, (x.mT @ y[..., None])[..., 0] / n
+
+
+def preprocessed(covariance: Float[Tensor, "B d d"], r: W) -> Float[Tensor, "B d d"]:
+    """R S R, the sample covariance of the preprocessed covariates R x with R = diag(r)."""
+    return r[:, :, None] * covariance * r[:, None, :]
 
 
 def lasso(x: X, y: Y, alpha: float) -> W:
@@ -80,7 +93,7 @@ def lasso(x: X, y: Y, alpha: float) -> W:
     S_AA^-1 (r_A - alpha sign) of the present support A and signs, as far as no sign changes. Both lower the
     objective; a prompt is done when the minimizer satisfies the optimality conditions.
     """
-    covariance, r = _moments(x, y)
+    covariance, r = moments(x, y)
     checks.number("alpha", alpha, 1e-6)  # at zero the solution need not be unique
     identity = torch.eye(r.shape[1], dtype=r.dtype, device=r.device)
     slack = 100 * torch.finfo(r.dtype).eps * r.abs().amax(-1, keepdim=True)
@@ -122,14 +135,23 @@ def bayes(
     checks.number("sigma", sigma, 1e-6)  # without noise the posterior is a point
     checks.one_of("weights", weights, ("gaussian", "rademacher", "binary"))
     precision, b = x.mT @ x / sigma**2, (x.mT @ y[..., None])[..., 0] / sigma**2
-    d, hypotheses = x.shape[-1], comb(x.shape[-1], s) * (2**s if weights == "rademacher" else 1)
-    chunk = max(1, BAYES_CHUNK // hypotheses)
+    d, count = x.shape[-1], hypotheses(x.shape[-1], s, weights)
+    if count > MAX_HYPOTHESES:
+        raise ValueError(
+            f"d = {d}, s = {s}: allowed are at most {MAX_HYPOTHESES} hypotheses, and {weights} has {count}"
+        )
+    chunk = max(1, BAYES_CHUNK // count)
     posterior = {
         "gaussian": partial(_gaussian_posterior, d=d, s=s, scale=scale, mean=mean),
         "rademacher": partial(_signed_posterior, d=d, s=s, signs=(1.0, -1.0), scale=scale),
         "binary": partial(_signed_posterior, d=d, s=s, signs=(1.0,), scale=scale),
     }[weights]
     return torch.cat([posterior(p, q) for p, q in zip(precision.split(chunk), b.split(chunk), strict=True)])
+
+
+def hypotheses(d: int, s: int, weights: str) -> int:
+    """How many hypotheses `bayes` sums over: supports, times signs where these are enumerated."""
+    return comb(d, s) * (2**s if weights == "rademacher" else 1)
 
 
 def debiased_gd(x: X, y: Y, omega: float, mu: float) -> W:
@@ -144,12 +166,6 @@ def _check_prompts(x: Tensor, y: Tensor) -> None:
     checks.shape("y", y, *x.shape[:2])
 
 
-def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    _check_prompts(x, y)
-    n = x.shape[-2]
-    return x.mT @ x / n, (x.mT @ y[..., None])[..., 0] / n
-
-
 def _descend(
     covariance: Tensor, r: Tensor, steps: int | Sequence[int], eta: float, per_prompt: bool
 ) -> Tensor:
@@ -162,14 +178,17 @@ def _descend(
     for count in several:
         checks.integer("steps", count, 0)
     spectrum, U = torch.linalg.eigh(covariance)
-    step = eta / spectrum[:, -1:] if per_prompt else eta
+    # A prompt without any curvature has no gradient either; its step is of no account.
+    step = eta / spectrum[:, -1:].clamp_min(torch.finfo(r.dtype).tiny) if per_prompt else eta
     flat = spectrum.abs() <= torch.finfo(r.dtype).tiny
     spectrum = torch.where(flat, 1.0, spectrum)
+    decay = step * spectrum  # of the distance to the optimum, in one step
     along = (U.mT @ r[..., None])[..., 0]
     iterates = []
     for count in several:
-        grown = torch.where(flat, count * step, (1 - (1 - step * spectrum) ** count) / spectrum)
-        iterates.append((U @ (grown * along)[..., None])[..., 0])
+        covered = torch.where(decay < 1, -torch.expm1(count * torch.log1p(-decay)), 1 - (1 - decay) ** count)
+        grown = torch.where(flat, count * step, covered / spectrum)
+        iterates.append((U @ torch.where(along == 0, 0.0, grown * along)[..., None])[..., 0])
     return iterates[0] if isinstance(steps, int) else torch.stack(iterates)
 
 

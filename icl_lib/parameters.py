@@ -30,7 +30,7 @@ def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], No
 
 
 _size = partial(checks.integer, low=1, high=1_000_000)
-_noise = partial(checks.number, low=0.0, high=100.0)
+_noise = partial(checks.number, low=1e-6, high=100.0)  # without noise there is no Bayes predictor
 
 ALLOWED: dict[str, Callable[[str, object], None]] = {
     "profile": partial(checks.one_of, allowed=PROFILES),
@@ -43,9 +43,8 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "n": _size,
     "lengths": _list_of(_size),  # context lengths n on an axis
     "sparsities": _list_of(partial(checks.integer, low=1, high=64)),
-    "steps": partial(checks.integer, low=0, high=10_000_000),
-    "max_steps": _size,
-    "eta": partial(checks.number, low=0.0, high=2.0),
+    "eta": partial(checks.number, low=1e-6, high=10.0),
+    "max_steps": partial(checks.integer, low=1, high=50),  # gradient steps T, one a layer
 }
 
 
@@ -57,7 +56,7 @@ def check(given: Mapping[str, object]) -> None:
     for name, value in given.items():
         if name not in ALLOWED:
             raise ValueError(f"{name} = {value!r}: allowed are the parameters {', '.join(ALLOWED)}")
-        if value is not None:
+        if value is not None or name == "profile":
             ALLOWED[name](name, value)
 
 

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
@@ -53,6 +54,12 @@ def module_closure(names: Iterable[str]) -> list[str]:
 @cache
 def _imports_of(name: str) -> set[str]:
     return imported_modules((PACKAGE / f"{name}.py").read_text())
+
+
+def loaded_modules() -> list[str]:
+    """The `icl_lib` modules that this process has imported: what a running chapter depends on."""
+    parts = [name.split(".") for name in list(sys.modules)]
+    return sorted(part[1] for part in parts if part[0] == PACKAGE.name and len(part) == 2)
 
 
 def library_hash(names: Iterable[str]) -> str:

@@ -11,7 +11,6 @@ _build/<profile>/results/<chapter>.json
 import json
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +21,16 @@ from numpy.typing import ArrayLike
 
 from icl_lib import claims, parameters
 from icl_lib.intervals import Interval, t_interval
-from icl_lib.provenance import git_commit, home, library_hash, versions
+from icl_lib.provenance import git_commit, home, library_hash, loaded_modules, versions
 
 
 class Results:
     """Collects what a chapter finds; `save` writes the file."""
 
-    def __init__(self, chapter: str, settings: SimpleNamespace, modules: Sequence[str]):
-        """`settings` as `parameters.resolve` gives them; `modules`: those of `icl_lib` behind the results."""
+    def __init__(self, chapter: str, settings: SimpleNamespace):
+        """`settings` as `parameters.resolve` gives them."""
         self._started = time.monotonic()
-        self._chapter, self._settings, self._modules = chapter, settings, modules
+        self._chapter, self._settings = chapter, settings
         self._series: dict[str, dict] = {}
         self._numbers: dict[str, float] = {}
         self._claims: dict[str, dict] = {}
@@ -42,6 +41,7 @@ class Results:
         x, values = np.asarray(x), np.asarray(values, dtype=float)
         if values.shape[1:] != x.shape:
             raise ValueError(f"series {name}: values {values.shape} do not fit x {x.shape}")
+        _finite(name, x, values)
         interval = t_interval(values)
         lists = {"x": x, "values": values, **interval._asdict()}
         self._series[name] = {"name": name} | {key: part.tolist() for key, part in lists.items()}
@@ -52,14 +52,19 @@ class Results:
         from myst_nb import glue  # needed by the book alone
 
         _new(name, self._numbers)
+        _finite(name, value)
         self._numbers[name] = float(value)
         glue(name, float(value), display=False)
 
-    def claim(self, test: claims.Test, value: Interval) -> str:
-        """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print."""
+    def claim(self, test: claims.Test, value: Interval, kind: str = "95% interval over seeds") -> str:
+        """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print.
+
+        `kind` says what the interval is, where it is another one: a range, say.
+        """
         from myst_nb import glue
 
         _new(test.id, self._claims)
+        _finite(test.id, *value)
         outcome = claims.verdict(test, value)
         self._claims[test.id] = asdict(test) | {
             "claim": test.claim.id,
@@ -67,6 +72,7 @@ class Results:
             "source": test.claim.source,
             "value": float(value.mean),
             "interval": [float(value.low), float(value.high)],
+            "interval_kind": kind,
             "verdict": outcome,
         }
         glue(f"verdict.{test.id}", outcome, display=False)
@@ -94,7 +100,7 @@ class Results:
             "claims": list(self._claims.values()),
             "provenance": {
                 "commit": git_commit(),
-                "library": library_hash(self._modules),
+                "library": library_hash(loaded_modules()),
                 "settings": vars(self._settings),
                 "seeds": getattr(self._settings, "seeds", None),
                 "versions": versions(),
@@ -123,12 +129,15 @@ def load_all(profile: str) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
-def begin(
-    chapter: str, modules: Sequence[str], profile: str, **given: object
-) -> tuple[SimpleNamespace, Results]:
+def begin(chapter: str, profile: str, **given: object) -> tuple[SimpleNamespace, Results]:
     """Check a chapter's parameters before any computing; its settings, and the results to fill."""
     settings = parameters.resolve(chapter, profile, **given)
-    return settings, Results(chapter, settings, modules)
+    return settings, Results(chapter, settings)
+
+
+def _finite(name: str, *values: ArrayLike) -> None:
+    if not all(np.isfinite(value).all() for value in values):
+        raise ValueError(f"{name} has a value that is not finite: allowed are numbers")
 
 
 def _new(name: str, recorded: dict) -> None:

@@ -57,12 +57,15 @@ class Task:
         checks.number("mean", self.mean)
         if self.mean and self.weights != "gaussian":
             raise ValueError(f"mean = {self.mean!r}: allowed is 0 for {self.weights} weights")
-        checks.number("scale", self.scale, 0.0)
+        checks.number("scale", self.scale, 1e-6)
         checks.number("rho", self.rho, -0.999, 0.999)
-        if self.variances is not None and len(self.variances) != self.d:
-            raise ValueError(f"variances = {self.variances!r}: allowed are d = {self.d} numbers")
-        for variance in self.variances or ():
-            checks.number("an item of variances", variance, 0.0)
+        if self.variances is not None:
+            if not isinstance(self.variances, tuple) or len(self.variances) != self.d:
+                raise ValueError(
+                    f"variances = {self.variances!r}: allowed is a tuple of d = {self.d} numbers"
+                )
+            for variance in self.variances:
+                checks.number("an item of variances", variance, 1e-12)
 
     def covariance(self, **like: torch.dtype | torch.device) -> Float[Tensor, "d d"]:
         """Sigma, the covariance of x."""
@@ -98,9 +101,11 @@ class Task:
     ) -> Prompts:
         """Draw prompts of n pairs, or of lengths uniform on n = (low, high), both included.
 
-        `mean` replaces the task's mean, one value a prompt: the curriculum draws from N(mean, 1).
+        `mean` replaces that of gaussian weights, one value a prompt: the curriculum draws from N(mean, 1).
         """
         checks.integer("batch", batch)
+        if mean is not None and self.weights != "gaussian":
+            raise ValueError(f"mean is given: allowed for {self.weights} weights is None")
         like = dict(generator=generator, device=generator.device)
         nonzero = torch.randn(batch, self.s, dtype=dtype, **like)
         if self.weights == "gaussian":
@@ -136,9 +141,10 @@ class MultiTask:
     def __post_init__(self):
         checks.integer("d", self.d)
         checks.number("noise", self.noise, 0.0)
+        if not isinstance(self.blocks, tuple) or not self.blocks:
+            raise ValueError(f"blocks = {self.blocks!r}: allowed is a tuple of blocks, one at least")
         for block in self.blocks:
-            for index in block:
-                checks.integer("an index in blocks", index, 0, self.d - 1)
+            checks.integers("a block", block, 0, self.d - 1)
 
     def sample(
         self,
@@ -170,9 +176,8 @@ def _observe(
     like: dict,
 ) -> Prompts:
     """Draw lengths, x = factor @ N(0, I) and y = <w, x> + N(0, sigma^2) for given weights."""
-    low, high = (n, n) if isinstance(n, int) else n
-    checks.integer("n", low)
-    checks.integer("n", high, low)
+    low, high = checks.lengths(n)
+    checks.integer("queries", queries)
     batch, tasks, d = w.shape
     lengths = torch.randint(low, high + 1, (batch,), **like)
     x = torch.randn(batch, high + queries, d, dtype=dtype, **like)

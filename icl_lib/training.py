@@ -37,7 +37,7 @@ class Training:
 
     task: Task | MultiTask = field(default_factory=Task)
     model: Model = field(default_factory=Transformer)
-    n: tuple[int, int] = (16, 48)  # context lengths, both included
+    n: int | tuple[int, int] = (16, 48)  # context lengths, both included
     steps: int = 10_000
     batch: int = 64  # prompts a step
     queries: int = 1  # a prompt; linear attention needs none: its risk is exact over them
@@ -54,11 +54,7 @@ class Training:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.n, tuple | list) or len(self.n) != 2:
-            raise ValueError(f"n = {self.n!r}: allowed is a pair of integers")
-        low, high = self.n
-        checks.integer("n", low)
-        checks.integer("n", high, low)
+        checks.lengths(self.n)
         for name in ("steps", "batch", "queries", "evaluate_every", "evaluate_prompts"):
             checks.integer(name, getattr(self, name))
         for name, least in (("lr", 0.0), ("weight_decay", 0.0), ("clip", 1e-6), ("delta", 1e-6)):
@@ -71,7 +67,8 @@ class Training:
         if self.task.d != self.model.d:
             raise ValueError(f"model.d = {self.model.d}: allowed is task.d = {self.task.d}")
         tasks = len(self.task.blocks) if isinstance(self.task, MultiTask) else 1
-        if getattr(self.model, "tasks", 1) != tasks:
+        several = isinstance(self.task, MultiTask) and isinstance(self.model, Transformer)
+        if several or getattr(self.model, "tasks", 1) != tasks:
             raise ValueError(f"model = {self.model}: allowed is one that predicts {tasks} tasks at once")
         if self.curriculum_mean and getattr(self.task, "weights", None) != "gaussian":
             raise ValueError(
@@ -157,7 +154,7 @@ def trimmed_mean(values: Float[Tensor, "*S B"], trim: float = TRIM) -> Float[Ten
 
 def seeded(*names: object, device: str | torch.device = "cpu") -> Generator:
     """A generator whose stream the names determine, and no two lists of names share."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    digest = hashlib.sha256(repr(names).encode()).digest()
     return Generator(device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

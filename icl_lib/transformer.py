@@ -41,12 +41,9 @@ class Transformer:
         checks.integer("D", self.D)
         checks.one_of("attention", self.attention, ATTENTION)
         checks.number("init_scale", self.init_scale, 0.0)
-        if not self.heads:
-            raise ValueError(f"heads = {self.heads!r}: allowed is at least one layer")
-        for H in self.heads:
-            checks.integer("heads", H)
-            if self.k is None and self.D % H:
-                raise ValueError(f"heads = {H}: allowed without k is a divisor of D = {self.D}")
+        checks.integers("heads", self.heads)
+        if self.k is None and any(self.D % H for H in self.heads):
+            raise ValueError(f"heads = {self.heads}: allowed without k are divisors of D = {self.D}")
         if self.k is not None:
             checks.integer("k", self.k)
 
@@ -73,6 +70,10 @@ class Transformer:
 
     def predict(self, weights: Weights, prompts: Prompts) -> Float[Tensor, "*S B queries"]:
         """Predictions at the queries, in token form; any kind of attention."""
+        return self.read_tokens(weights, prompts)[..., prompts.x.shape[-2] :]
+
+    def read_tokens(self, weights: Weights, prompts: Prompts) -> Float[Tensor, "*S B tokens"]:
+        """The read-out <z_i, w_out> at every token after the last layer: context first, then queries."""
         checks.shape("x", prompts.x, *prompts.x.shape[:-1], self.d)
         n_max = prompts.x.shape[-2]
         inside = torch.arange(n_max, device=prompts.n.device) < prompts.n[..., None]  # (B, n_max)
@@ -90,12 +91,12 @@ class Transformer:
                 scores = scores / math.sqrt(W_Q.shape[-1])
                 share = scores.masked_fill(~inside, -math.inf).softmax(-1)
             z = z + (share @ (context @ W_V) @ W_O).sum(-3)
-        return (z[..., n_max:, :] @ weights["w_out"][..., None, :, None])[..., 0]
+        return (z @ weights["w_out"][..., None, :, None])[..., 0]
 
     def effective_weights(self, weights: Weights, G: Float[Tensor, "*#S B p p"]) -> Float[Tensor, "*S B d"]:
         """w_hat with yhat = <w_hat, x> at every query, in Gram form: linear attention only.
 
-        Every token is an affine image z_i = e_i A of its raw row, with one A (p, D) a prompt:
+        Every token is a linear image z_i = e_i A of its raw row, with one A (p, D) a prompt:
 
             A_0 = W_in;   A <- A + sum_h (A W_Q^h) ((A W_K^h)^T G (A W_V^h)) W_O^h;   w_hat = A[:d] w_out
 

@@ -92,6 +92,7 @@ def entry(test_id, outcome):
         "threshold": 1.0,
         "value": 0.5,
         "interval": [0.4, 0.6],
+        "interval_kind": "95% interval over seeds",
         "verdict": outcome,
     }
 

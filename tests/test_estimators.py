@@ -97,8 +97,14 @@ def test_descents_against_the_plain_loop(descent, n, d, per_prompt):
 @pytest.mark.parametrize("descent", [gradient_descent, preprocess_then_optimize])
 def test_descents_end_at_ols(descent):
     drawn = draw(29, sigma=0.1)
-    w_hat = descent(drawn.x, drawn.y, 10**9)
-    torch.testing.assert_close(w_hat, ols(drawn.x, drawn.y), atol=1e-4, rtol=1e-3)
+    w_hat = descent(drawn.x, drawn.y, 10**12)
+    torch.testing.assert_close(w_hat, ols(drawn.x, drawn.y), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("descent", [gradient_descent, preprocess_then_optimize])
+def test_descents_without_a_signal_stay_at_zero(descent):
+    drawn = draw(7)
+    assert (descent(drawn.x, torch.zeros_like(drawn.y), [1, 10**9]) == 0).all()
 
 
 def test_preprocessing_scales_the_step_by_prompt():
@@ -238,6 +244,7 @@ def test_debiased_gd_ignores_a_shift_of_x():
         (lambda x, y: bayes(x, y, 6, 0.5), "s = 6: allowed is an integer from 1 to 5"),
         (lambda x, y: bayes(x, y, 2, 0.0), "sigma = 0.0: allowed is a number >= 1e-06"),
         (lambda x, y: bayes(x, y, 2, 0.5, "half-normal"), "weights = 'half-normal': allowed is 'gaussian'"),
+        (lambda x, y: bayes(x.repeat(1, 1, 4), y, 10, 0.5), "d = 20, s = 10: allowed are at most 131072 hyp"),
         (lambda x, y: gradient_descent(x, y, -1), "steps = -1: allowed is an integer >= 0"),
         (lambda x, y: gradient_descent(x, y, 1, -0.1), "eta = -0.1: allowed is a number >= 0"),
     ],

@@ -16,7 +16,7 @@ from icl_lib.provenance import imported_modules, library_hash, module_closure
     ("given", "message"),
     [
         (dict(profile="desktop"), "profile = 'desktop': allowed is 'smoke' or 'laptop' or 'paper'"),
-        (dict(sigma=-1), "sigma = -1: allowed is a number from 0.0 to 100.0"),
+        (dict(sigma=-1), "sigma = -1: allowed is a number from 1e-06 to 100.0"),
         (dict(sigma="0.5x"), "sigma = '0.5x': allowed is a number"),
         (dict(sigma=True), "sigma = True: allowed is a number"),
         (dict(seeds=1), "seeds = 1: allowed is an integer from 2 to 1000"),
@@ -24,6 +24,8 @@ from icl_lib.provenance import imported_modules, library_hash, module_closure
         (dict(sigmas=0.5), r"sigmas = 0.5: allowed is a list that is not empty .*-y"),
         (dict(sigmas=[]), r"sigmas = \[\]: allowed is a list"),
         (dict(sigmas=[0.5, -1]), "an item of sigmas = -1: allowed is a number"),
+        (dict(profile=None), "profile = None: allowed is 'smoke'"),
+        (dict(sigma=float("inf")), "sigma = inf: allowed is a number"),
         (dict(sgima=0.5), "sgima = 0.5: allowed are the parameters profile, seeds"),
     ],
 )
@@ -66,7 +68,7 @@ def test_every_chapter_has_known_parameters_with_values_in_every_profile(name):
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     monkeypatch.setenv("ICL_RESULTS", str(tmp_path))
-    return results.begin("01_task", ["claims"], "smoke", seeds=None, d=5)[1]
+    return results.begin("01_task", "smoke", seeds=None, d=5)[1]
 
 
 def test_the_file_holds_what_was_recorded(record, tmp_path):
@@ -87,6 +89,7 @@ def test_the_file_holds_what_was_recorded(record, tmp_path):
     (claim,) = contents["claims"]
     assert claim["threshold"] == 1.0
     assert claim["interval"] == [0.4, 0.6]
+    assert claim["interval_kind"] == "95% interval over seeds"
     assert claim["statement"].startswith("For sparse weights")
     provenance = {"commit", "library", "settings", "seeds", "versions", "device", "seconds", "command"}
     assert contents["provenance"].keys() == provenance
@@ -101,16 +104,18 @@ def test_recording_twice_or_shapes_that_do_not_fit_is_an_error(record):
         record.series("risk", [1, 2, 3], [[1.0, 3.0], [3.0, 5.0]])
 
 
-def test_a_number_that_is_none_leaves_no_file(record, tmp_path):
-    record.number("gain", float("nan"))
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        record.save()
-    assert list(tmp_path.iterdir()) == []
+def test_values_that_are_not_finite_are_refused_by_name(record):
+    with pytest.raises(ValueError, match="gain has a value that is not finite"):
+        record.number("gain", float("nan"))
+    with pytest.raises(ValueError, match="risk has a value that is not finite"):
+        record.series("risk", [1, 2], [[1.0, 3.0], [3.0, float("inf")]])
+    with pytest.raises(ValueError, match=r"A5\.x has a value that is not finite"):
+        record.claim(Test("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, float("nan"), 0.6))
 
 
 def test_a_chapter_must_test_its_claims(tmp_path, monkeypatch):
     monkeypatch.setenv("ICL_RESULTS", str(tmp_path))
-    record = results.begin("03_construction", ["claims"], "smoke", seeds=None)[1]
+    record = results.begin("03_construction", "smoke", seeds=None)[1]
     with pytest.raises(LookupError, match="03_construction has no test of claim A6"):
         record.save()
     assert list(tmp_path.iterdir()) == []

@@ -139,7 +139,10 @@ def test_multitask(generator):
         (dict(weights="cauchy"), "weights = 'cauchy': allowed is 'gaussian' or 'rademacher'"),
         (dict(weights="binary", mean=1.0), "mean = 1.0: allowed is 0"),
         (dict(rho=1.0), "rho = 1.0: allowed"),
-        (dict(d=3, s=1, variances=(1.0, 2.0)), "variances = .*: allowed are d = 3"),
+        (dict(d=3, s=1, variances=(1.0, 2.0)), "variances = .*: allowed is a tuple of d = 3"),
+        (dict(d=3, s=1, variances=(1.0, 2.0, 0.0)), "an item of variances = 0.0: allowed"),
+        (dict(scale=0.0), "scale = 0.0: allowed"),
+        (dict(sigma=float("inf")), "sigma = inf: allowed"),
     ],
 )
 def test_bad_tasks(bad, message):
@@ -147,7 +150,22 @@ def test_bad_tasks(bad, message):
         Task(**bad)
 
 
-@pytest.mark.parametrize(("batch", "n"), [(0, 5), (3, 0), (3, -2), (3, (5, 3)), (3, (0, 3))])
-def test_bad_samples(batch, n, generator):
+@pytest.mark.parametrize(
+    ("batch", "n"), [(0, 5), (3, 0), (3, -2), (3, (5, 3)), (3, (0, 3)), (3, 5.0), (3, "40"), (3, (1, 2, 3))]
+)
+def test_bad_samples(batch, n, generator, no_shape_checks):
     with pytest.raises(ValueError, match="allowed is an integer"):
         Task(D, S).sample(batch, n, generator=generator)
+
+
+def test_queries_and_means_that_cannot_be(generator):
+    with pytest.raises(ValueError, match="queries = 0: allowed is an integer >= 1"):
+        Task(D, S).sample(3, N, generator=generator, queries=0)
+    with pytest.raises(ValueError, match="mean is given: allowed for binary weights is None"):
+        Task(D, S, weights="binary").sample(3, N, generator=generator, mean=torch.ones(3))
+
+
+@pytest.mark.parametrize("blocks", [(), ((0, 7),), ((),), (1, 2)])
+def test_bad_blocks(blocks, no_shape_checks):
+    with pytest.raises(ValueError, match=r"block.* = .*: allowed is"):
+        MultiTask(d=6, blocks=blocks)

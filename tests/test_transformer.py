@@ -154,9 +154,8 @@ def test_construction_is_preprocess_then_optimize(steps):
     assert model.heads == (d,) + (1,) * steps
     drawn = Task(d, 2).sample(B, N, generator=seeded(), queries=QUERIES, dtype=torch.float64)
     w_hat = preprocess_then_optimize(drawn.x, drawn.y, steps, eta, per_prompt=False)
-    asked = drawn._replace(x_query=torch.cat([drawn.x, drawn.x_query], 1))
-    expected = (asked.x_query @ w_hat[..., None])[..., 0]
-    torch.testing.assert_close(model.predict(weights, asked), expected, atol=1e-10, rtol=1e-10)
+    expected = (torch.cat([drawn.x, drawn.x_query], 1) @ w_hat[..., None])[..., 0]
+    torch.testing.assert_close(model.read_tokens(weights, drawn), expected, atol=1e-10, rtol=1e-10)
     G = gram(drawn)
     torch.testing.assert_close(model.effective_weights(weights, G), w_hat, atol=1e-10, rtol=1e-10)
 
@@ -188,9 +187,9 @@ def test_one_head_can_take_gradient_steps():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (dict(heads=(8, 0)), "heads = 0: allowed is an integer >= 1"),
-        (dict(heads=()), r"heads = \(\): allowed is at least one layer"),
-        (dict(heads=(3,), D=16), "heads = 3: allowed without k is a divisor of D = 16"),
+        (dict(heads=(8, 0)), "an item of heads = 0: allowed is an integer >= 1"),
+        (dict(heads=()), r"heads = \(\): allowed is a tuple of integers, one at least"),
+        (dict(heads=(3,), D=16), r"heads = \(3,\): allowed without k are divisors of D = 16"),
         (dict(attention="cosine"), "attention = 'cosine': allowed is 'linear' or 'relu' or 'softmax'"),
         (dict(k=0), "k = 0: allowed"),
         (dict(d=0), "d = 0: allowed"),
