@@ -22,7 +22,7 @@ W = Float[Tensor, "B d"]
 
 MAX_HYPOTHESES = 2**17  # of `bayes`: more take minutes
 BAYES_CHUNK = 2**16  # prompts x hypotheses that `bayes` looks at together, to stay in the cache
-MAX_SWEEPS = 10_000  # of `lasso`; a few dozen are usual
+MAX_SWEEPS = 1000  # of `lasso`; a few are usual
 
 
 def ols(x: X, y: Y) -> W:
@@ -89,37 +89,50 @@ def preprocessed(covariance: Float[Tensor, "B d d"], r: W) -> Float[Tensor, "B d
 def lasso(x: X, y: Y, alpha: float) -> W:
     """argmin (1/2n) |y - X w|^2 + alpha |w|_1 (scikit-learn's objective), exact up to rounding.
 
-    In turns on all prompts at once: a sweep of coordinate descent, and a move towards the minimizer
-    S_AA^-1 (r_A - alpha sign) of the present support A and signs, as far as no sign changes. Both lower the
-    objective; a prompt is done when the minimizer satisfies the optimality conditions.
+    In turns on all prompts at once: a sweep of coordinate descent, and a walk to the minimizer for the
+    support and signs that it left. A prompt is done when that one satisfies the optimality conditions.
     """
     covariance, r = moments(x, y)
     checks.number("alpha", alpha, 1e-6)  # at zero the solution need not be unique
-    identity = torch.eye(r.shape[1], dtype=r.dtype, device=r.device)
     slack = 100 * torch.finfo(r.dtype).eps * r.abs().amax(-1, keepdim=True)
-    # A support larger than n makes S_AA singular: a trace of the identity tells the way down.
-    covariance = covariance + 0.1 * slack[..., None] * identity
+    # A support larger than n makes its part of S singular: a trace of the identity tells the way down.
+    covariance = covariance + 0.1 * torch.diag_embed(slack.expand_as(r))
     w_hat, w, open_ = torch.zeros_like(r), torch.zeros_like(r), torch.arange(len(r), device=r.device)
     for _ in range(MAX_SWEEPS):
         for j in range(r.shape[1]):
             curvature = covariance[:, j, j]
             pull = r[:, j] - (covariance[:, j] * w).sum(-1) + curvature * w[:, j]
             w[:, j] = (pull.abs() - alpha).relu() * pull.sign() / curvature
-        active, signs = w != 0, w.sign()
-        system = torch.where(active[:, :, None] & active[:, None, :], covariance, identity)
-        goal = torch.linalg.solve(system, torch.where(active, r - alpha * signs, 0.0))
-        pull = (r - (covariance @ goal[..., None])[..., 0]).abs()
-        kept = goal.sign() == signs
-        done = (kept & (active | (pull <= alpha + slack))).all(-1)
-        w_hat[open_[done]] = goal[done]
+        w = _walk_to_minimizer(covariance, r, w, alpha)
+        pull = (r - (covariance @ w[..., None])[..., 0]).abs()
+        done = ((w != 0) | (pull <= alpha + slack)).all(-1)
+        w_hat[open_[done]] = w[done]
         if done.all():
             return w_hat
-        part = torch.where(kept, 1.0, w / (w - goal))  # of the way, until a weight is zero
-        part, first = part.min(-1, keepdim=True)
-        w = w + part * (goal - w)
-        w.scatter_(1, first, torch.where(part < 1, 0.0, w.gather(1, first)))
         covariance, r, slack, w, open_ = (part[~done] for part in (covariance, r, slack, w, open_))
     raise RuntimeError(f"lasso: {len(open_)} prompts are not solved after {MAX_SWEEPS} sweeps")
+
+
+def _walk_to_minimizer(covariance: Tensor, r: Tensor, w: Tensor, alpha: float) -> Tensor:
+    """Minimize the Lasso's objective on the support A of w, S_AA^-1 (r_A - alpha sign).
+
+    On the way a weight that would change its sign stays at zero, and the walk goes on without it.
+    """
+    w, left = w.clone(), torch.arange(len(w), device=w.device)
+    identity = torch.eye(w.shape[1], dtype=w.dtype, device=w.device)
+    while len(left):
+        start, signs = w[left], w[left].sign()
+        active = signs != 0
+        system = torch.where(active[:, :, None] & active[:, None, :], covariance[left], identity)
+        goal = torch.linalg.solve(system, torch.where(active, r[left] - alpha * signs, 0.0))
+        kept = goal.sign() == signs
+        part, first = torch.where(kept, 1.0, start / (start - goal)).min(-1, keepdim=True)
+        reached = start + part * (goal - start)
+        reached.scatter_(1, first, torch.where(part < 1, 0.0, reached.gather(1, first)))
+        arrived = kept.all(-1)
+        w[left] = torch.where(arrived[:, None], goal, reached)
+        left = left[~arrived]
+    return w
 
 
 def bayes(
