@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from icl_lib import checks
 from icl_lib.intervals import Interval
 
+OVER_SEEDS = "95% interval over seeds"  # what an interval is where nothing else is said
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = "reproduced", "partly", "not reproduced", "not tested"
 
 
@@ -172,7 +173,7 @@ def table(results: Mapping[str, Mapping]) -> str:
         for test in tests:
             low, high = test["interval"]
             value = f"{test['value']:.3g} [{low:.3g}, {high:.3g}]"
-            if test["interval_kind"] != "95% interval over seeds":
+            if test["interval_kind"] != OVER_SEEDS:
                 value += f" ({test['interval_kind']})"
             bar = f"{'≤' if test['sense'] == '<=' else '≥'} {test['threshold']:.3g}"
             lines.append(f"| | {test['metric']} | {value} | {bar} | {test['verdict']} |")

@@ -56,7 +56,7 @@ class Results:
         self._numbers[name] = float(value)
         glue(name, float(value), display=False)
 
-    def claim(self, test: claims.Test, value: Interval, kind: str = "95% interval over seeds") -> str:
+    def claim(self, test: claims.Test, value: Interval, kind: str = claims.OVER_SEEDS) -> str:
         """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print.
 
         `kind` says what the interval is, where it is another one: a range, say.

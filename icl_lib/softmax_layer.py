@@ -61,14 +61,12 @@ class SoftmaxLayer:
 
     def predict(self, weights: Weights, prompts: Prompts) -> Tensor:
         """Predictions (*S, B, queries), or (*S, B, queries, tasks) for several tasks."""
-        y = prompts.y if prompts.y.ndim == prompts.x.ndim else prompts.y[..., None]
-        context = torch.cat([prompts.x, y], -1)  # (B, n, p)
+        context = prompts.context()  # (B, n, p)
         checks.shape("context", context, *context.shape[:-1], self.p)
         kq = self.kq(weights)[..., : self.d].unsqueeze(-4)  # (*S, 1, H, p, d): z_q ends in zeros
         asked = kq @ prompts.x_query.mT.unsqueeze(-3)  # (*S, B, H, p, queries)
         scores = context.unsqueeze(-3) @ asked  # (*S, B, H, n, queries)
-        inside = torch.arange(context.shape[-2], device=context.device) < prompts.n[..., None]
-        share = scores.masked_fill(~inside[..., None, :, None], -math.inf).softmax(-2)
+        share = scores.masked_fill(~prompts.inside()[..., None, :, None], -math.inf).softmax(-2)
         seen = context.mT.unsqueeze(-3) @ share  # (*S, B, H, p, queries)
         out = (self.ov(weights).unsqueeze(-4) @ seen).sum(-3).mT  # (*S, B, queries, tasks)
         return out[..., 0] if prompts.y.ndim < prompts.x.ndim else out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from icl_lib import checks
@@ -24,6 +24,14 @@ class Prompts(NamedTuple):
     w: Float[Tensor, "..."]  # (*batch, d); multi-task: (*batch, tasks, d)
     n: Int[Tensor, "*batch"]
     x_query: Float[Tensor, "*batch queries d"]
+
+    def inside(self) -> Bool[Tensor, "*batch n_max"]:
+        """Which rows of the context hold a pair: those before n."""
+        return torch.arange(self.x.shape[-2], device=self.n.device) < self.n[..., None]
+
+    def context(self) -> Float[Tensor, "*batch n_max p"]:
+        """The context's token rows [x_i, y_i]."""
+        return torch.cat([self.x, self.y if self.y.ndim == self.x.ndim else self.y[..., None]], -1)
 
     def target(self) -> Tensor:
         """The best predictions <w, x> at the queries: (*batch, queries) or (*batch, queries, tasks)."""
@@ -184,19 +192,19 @@ def _observe(
     x = x if factor is None else x @ factor.mT
     context, x_query = x[:, :high], x[:, high:]
     y = context @ w.mT + sigma * torch.randn(batch, high, tasks, dtype=dtype, **like)
-    inside = (torch.arange(high, device=x.device) < lengths[:, None])[..., None]
-    return Prompts(context * inside, y * inside, w, lengths, x_query)
+    drawn = Prompts(context, y, w, lengths, x_query)
+    inside = drawn.inside()[..., None]
+    return drawn._replace(x=context * inside, y=y * inside)
 
 
 def tokens(prompts: Prompts) -> Float[Tensor, "*batch tokens p"]:
     """The token rows [x_i, y_i] of the context, then the queries' [x, 0] (paper A's E, transposed)."""
-    y = prompts.y if prompts.y.ndim == prompts.x.ndim else prompts.y[..., None]
-    context = torch.cat([prompts.x, y], -1)
-    query = torch.cat([prompts.x_query, y.new_zeros(*prompts.x_query.shape[:-1], y.shape[-1])], -1)
-    return torch.cat([context, query], -2)
+    context, query = prompts.context(), prompts.x_query
+    hidden = query.new_zeros(*query.shape[:-1], context.shape[-1] - query.shape[-1])
+    return torch.cat([context, torch.cat([query, hidden], -1)], -2)
 
 
 def gram(prompts: Prompts) -> Float[Tensor, "*batch p p"]:
     """G = E_ctx^T E_ctx / n, all that linear attention sees of the context (see `transformer`)."""
-    context = torch.cat([prompts.x, prompts.y[..., None]], -1)
+    context = prompts.context()
     return context.mT @ context / prompts.n[..., None, None]

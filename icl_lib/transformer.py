@@ -76,8 +76,7 @@ class Transformer:
         """The read-out <z_i, w_out> at every token after the last layer: context first, then queries."""
         checks.shape("x", prompts.x, *prompts.x.shape[:-1], self.d)
         n_max = prompts.x.shape[-2]
-        inside = torch.arange(n_max, device=prompts.n.device) < prompts.n[..., None]  # (B, n_max)
-        inside, n = inside[..., None, None, :], prompts.n[..., None, None, None]  # (B, 1, 1, n_max)
+        inside, n = prompts.inside()[..., None, None, :], prompts.n[..., None, None, None]  # (B, 1, 1, n_max)
         z = tokens(prompts) @ weights["W_in"].unsqueeze(-3)  # (*S, B, N, D)
         for layer in range(len(self.heads)):
             W_Q, W_K, W_V, W_O = (weights[f"W_{name}.{layer}"].unsqueeze(-4) for name in "QKVO")
