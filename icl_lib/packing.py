@@ -65,8 +65,10 @@ def unpack(rows: Float[Tensor, "*S P"], shapes: Shapes) -> dict[str, Tensor]:
 
 
 def strip(padded: Mapping[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """A copy of one model's weights without the padding, on the CPU."""
-    return {name: padded[name][_corner(shape)].detach().cpu().clone() for name, shape in shapes.items()}
+    """A copy of one model's weights (*kept, ...) without the padding, on the CPU."""
+    return {
+        name: padded[name][(..., *_corner(shape))].detach().cpu().clone() for name, shape in shapes.items()
+    }
 
 
 def _corner(shape: Sequence[int]) -> tuple[slice, ...]:

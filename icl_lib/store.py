@@ -22,10 +22,14 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from icl_lib.provenance import git_commit, home, library_hash, versions
-from icl_lib.training import Trained, Training, TrainingDiverged, train
+from icl_lib.training import Trained, Training, TrainingDiverged, Weights, train
+
+PARTS = ("weights", "last", "history", "kept")  # of a trained model
 
 
-def trained(members: Sequence[Training], *, device: str | None = None) -> list[Trained]:
+def trained(
+    members: Sequence[Training], *, starts: Sequence[Weights] | None = None, device: str | None = None
+) -> list[Trained]:
     """The trained members, from the store or trained now as one stack (see `training.train`).
 
     A training that was killed goes on from its last checkpoint. The key is that of the whole stack: a
@@ -35,21 +39,23 @@ def trained(members: Sequence[Training], *, device: str | None = None) -> list[T
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    name = key(members, device)
+    name = key(members, device, starts)
     with FileLock(folder / f"{name}.lock"):
         found = read(folder, name)
         if found is None:
-            found = _train(folder, name, members, device)
+            found = _train(folder, name, members, device, starts)
     tensors, about = found
     return [
-        Trained(member, *_split(tensors, row), skipped=about["skipped"][row])
+        Trained(member, **_split(tensors, row), skipped=about["skipped"][row])
         for row, member in enumerate(members)
     ]
 
 
-def key(members: Sequence[Training], device: str = "cpu") -> str:
+def key(members: Sequence[Training], device: str = "cpu", starts: Sequence[Weights] | None = None) -> str:
     """The name of an entry: a hash of all that determines it."""
     determined_by = [describe(list(members)), library_hash(["training"]), versions()["torch"], device]
+    if starts is not None:
+        determined_by.append([_sha256(save_tensors(dict(sorted(weights.items())))) for weights in starts])
     return hashlib.sha256(json.dumps(determined_by).encode()).hexdigest()[:24]
 
 
@@ -109,7 +115,13 @@ def read(folder: Path, name: str) -> tuple[dict[str, Tensor], dict] | None:
         return None
 
 
-def _train(folder: Path, name: str, members: Sequence[Training], device: str) -> tuple[dict, dict]:
+def _train(
+    folder: Path,
+    name: str,
+    members: Sequence[Training],
+    device: str,
+    starts: Sequence[Weights] | None,
+) -> tuple[dict, dict]:
     """Train from the checkpoint if there is one, and store the result."""
     checkpoint = f"{name}.checkpoint"
     state, spent = read(folder, checkpoint) or (None, {"seconds": 0.0})
@@ -119,7 +131,7 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
         write(folder, checkpoint, state, {"seconds": time.monotonic() - started})
 
     try:
-        models = train(members, state=state, save=save, device=device)
+        models = train(members, starts=starts, state=state, save=save, device=device)
     except TrainingDiverged as error:
         write(
             folder,
@@ -132,7 +144,7 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
     tensors = {
         f"{row}/{part}/{label}": tensor
         for row, model in enumerate(models)
-        for part in ("weights", "last", "history")
+        for part in PARTS
         for label, tensor in getattr(model, part).items()
     }
     about = {
@@ -150,14 +162,14 @@ def _train(folder: Path, name: str, members: Sequence[Training], device: str) ->
     return tensors, about
 
 
-def _split(tensors: Mapping[str, Tensor], row: int) -> tuple[dict, dict, dict]:
-    """A member's weights, last weights and history out of the entry, in an order that files keep."""
-    parts: dict[str, dict] = {"weights": {}, "last": {}, "history": {}}
+def _split(tensors: Mapping[str, Tensor], row: int) -> dict[str, dict]:
+    """A member's parts out of the entry, in an order that files keep."""
+    parts: dict[str, dict] = {part: {} for part in PARTS}
     for label, tensor in sorted(tensors.items()):
         member, part, name = label.split("/")
         if int(member) == row:
             parts[part][name] = tensor
-    return parts["weights"], parts["last"], parts["history"]
+    return parts
 
 
 def _sha256(payload: bytes) -> str:

@@ -9,8 +9,8 @@ step determine: a resumed training sees the prompts that an unbroken one would h
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -18,62 +18,16 @@ from torch import Generator, Tensor
 from tqdm import tqdm
 
 from icl_lib import checks, packing
-from icl_lib.packing import Model
-from icl_lib.tasks import MultiTask, Prompts, Task
-from icl_lib.transformer import Transformer
+from icl_lib.settings import Training, learning_rate, penalty
+from icl_lib.tasks import Prompts
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
-WARM_UP = 0.1  # share of the steps over which `cosine` raises the learning rate
 CHUNK = 16  # steps whose prompts are drawn at once, which costs less than one at a time
 PATIENCE = 64  # steps skipped in a row after which a member counts as diverged
 TRIM = 0.01  # share of prompts that the validation risk leaves out at the top
 
 State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Training:
-    """Everything that determines a trained model, but the code."""
-
-    task: Task | MultiTask = field(default_factory=Task)
-    model: Model = field(default_factory=Transformer)
-    n: int | tuple[int, int] = (16, 48)  # context lengths, both included
-    steps: int = 10_000
-    batch: int = 64  # prompts a step
-    queries: int = 1  # a prompt; linear attention needs none: its risk is exact over them
-    lr: float = 2e-3
-    schedule: str = "cosine"  # after a linear warm-up, or "constant"
-    weight_decay: float = 0.0  # decoupled, as in AdamW
-    clip: float = 1.0  # largest gradient norm of a member
-    loss: str = "pseudo-huber"  # of a prompt's excess risk, or "squared": the risk itself
-    delta: float = 1.0  # root of the risk at which pseudo-huber turns from square to linear
-    curriculum_mean: float = 0.0  # the nonzero weights' mean falls from this ...
-    curriculum_share: float = 0.4  # ... to the task's linearly over this share of the steps
-    evaluate_every: int = 250  # steps between looks at the validation prompts
-    evaluate_prompts: int = 512
-    seed: int = 0
-
-    def __post_init__(self):
-        checks.lengths(self.n)
-        for name in ("steps", "batch", "queries", "evaluate_every", "evaluate_prompts"):
-            checks.integer(name, getattr(self, name))
-        for name, least in (("lr", 0.0), ("weight_decay", 0.0), ("clip", 1e-6), ("delta", 1e-6)):
-            checks.number(name, getattr(self, name), least)
-        checks.number("curriculum_mean", self.curriculum_mean)
-        checks.number("curriculum_share", self.curriculum_share, 1e-6, 1.0)
-        checks.one_of("schedule", self.schedule, ("cosine", "constant"))
-        checks.one_of("loss", self.loss, ("pseudo-huber", "squared"))
-        checks.integer("seed", self.seed, 0)
-        if self.task.d != self.model.d:
-            raise ValueError(f"model.d = {self.model.d}: allowed is task.d = {self.task.d}")
-        tasks = len(self.task.blocks) if isinstance(self.task, MultiTask) else 1
-        several = isinstance(self.task, MultiTask) and isinstance(self.model, Transformer)
-        if several or getattr(self.model, "tasks", 1) != tasks:
-            raise ValueError(f"model = {self.model}: allowed is one that predicts {tasks} tasks at once")
-        if self.curriculum_mean and getattr(self.task, "weights", None) != "gaussian":
-            raise ValueError(
-                f"curriculum_mean = {self.curriculum_mean}: allowed is 0 but for gaussian weights"
-            )
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,6 +38,7 @@ class Trained:
     weights: dict[str, Tensor]
     last: dict[str, Tensor]
     history: dict[str, Tensor]  # step, loss (mean since the look before), risk (validation), each (looks,)
+    kept: dict[str, Tensor]  # weights before the first step and after every keep_every steps, (kept, ...)
     skipped: int  # steps skipped for a non-finite loss or gradient
 
 
@@ -98,20 +53,24 @@ class TrainingDiverged(RuntimeError):
 def train(
     members: Sequence[Training],
     *,
+    starts: Sequence[Weights] | None = None,
     state: State | None = None,
     save: Callable[[State], None] | None = None,
     save_every: float = 30.0,
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> list[Trained]:
-    """Train the members as one stack.
+    """Train the members as one stack, from fresh weights, or from `starts`: one set of weights a member.
 
     `save` is given the state every `save_every` seconds, to write or copy before it returns; a training that
     starts from such a `state` ends with the weights it would have had unbroken. Raises ValueError if the
     members do not stack, and TrainingDiverged.
     """
     stack = _Stack(members, device)
-    state = stack.start() if state is None else {name: t.to(device, copy=True) for name, t in state.items()}
+    if state is None:
+        state = stack.start(starts)
+    else:
+        state = {name: tensor.to(device, copy=True) for name, tensor in state.items()}
     state["step"] = state["step"].cpu()  # where every step reads it
     saved_at = time.monotonic()
     first = int(state["step"])
@@ -127,23 +86,6 @@ def train(
             save(state)
             saved_at = time.monotonic()
     return stack.finish(state)
-
-
-def learning_rate(settings: Training, step: int) -> float:
-    """The learning rate of a step, counted from 0."""
-    if settings.schedule == "constant":
-        return settings.lr
-    warm_up = max(1, round(WARM_UP * settings.steps))
-    if step < warm_up:
-        return settings.lr * (step + 1) / warm_up
-    return settings.lr * (1 + math.cos(math.pi * (step - warm_up) / (settings.steps - warm_up))) / 2
-
-
-def penalty(settings: Training, risk: Tensor) -> Tensor:
-    """The loss of prompts with a given excess risk, elementwise."""
-    if settings.loss == "squared":
-        return risk
-    return 2 * settings.delta**2 * ((1 + risk / settings.delta**2).sqrt() - 1)
 
 
 def trimmed_mean(values: Float[Tensor, "*S B"], trim: float = TRIM) -> Float[Tensor, "*S"]:
@@ -173,17 +115,27 @@ class _Stack:
             lambda seed: self._draw(seeded(seed, "validation", device=device), self.settings.evaluate_prompts)
         )
 
-    def start(self) -> State:
+    def start(self, starts: Sequence[Weights] | None = None) -> State:
         """The state before the first step."""
-        rows = [packing.pack(m.model.init(seeded(m.seed, "init")), self.shapes) for m in self.members]
-        flat = torch.stack(rows).to(self.device)
-        zeros = torch.zeros(len(rows), 1, device=self.device)
+        if starts is None:
+            starts = [member.model.init(seeded(member.seed, "init")) for member in self.members]
+        if len(starts) != len(self.members):
+            raise ValueError(f"{len(starts)} starts: allowed are as many as members, {len(self.members)}")
+        for member, weights in zip(self.members, starts, strict=True):
+            for name, shape in member.model.shapes().items():
+                checks.shape(f"{name} of a start", weights[name], *shape)
+        flat = torch.stack([packing.pack(weights, self.shapes).float() for weights in starts]).to(self.device)
+        zeros = torch.zeros(len(flat), 1, device=self.device)
         looks = math.ceil(self.settings.steps / self.settings.evaluate_every)
+        every = self.settings.keep_every
+        kept = flat.new_zeros(self.settings.steps // every + 1 if every else 0, *flat.shape)
+        kept[:1] = flat
         return {
             "step": torch.zeros((), dtype=torch.int64),
             "flat": flat,
             "best": flat.clone(),
             "best_risk": zeros + math.inf,
+            "kept": kept,
             "momentum": torch.zeros_like(flat),
             "square": torch.zeros_like(flat),
             "updates": zeros.clone(),
@@ -191,8 +143,8 @@ class _Stack:
             "skipped_in_a_row": zeros.clone(),
             "loss_sum": zeros.clone(),
             "loss_steps": zeros.clone(),
-            "loss": zeros.new_zeros(len(rows), looks),
-            "risk": zeros.new_zeros(len(rows), looks),
+            "loss": zeros.new_zeros(len(flat), looks),
+            "risk": zeros.new_zeros(len(flat), looks),
         }
 
     def update(self, state: State, prompts: Prompts) -> None:
@@ -225,6 +177,8 @@ class _Stack:
         state["loss_sum"] += torch.where(finite, loss, 0.0)
         state["loss_steps"] += on
         state["step"] += 1
+        if self.settings.keep_every and (step + 1) % self.settings.keep_every == 0:
+            state["kept"][(step + 1) // self.settings.keep_every] = flat
         if (step + 1) % self.settings.evaluate_every == 0 or step + 1 == self.settings.steps:
             self._look(state, step)
 
@@ -286,11 +240,12 @@ class _Stack:
                 settings=member,
                 weights=self._weights(state["best"], row),
                 last=self._weights(state["flat"], row),
+                kept=self._weights(state["kept"].transpose(0, 1), row),
                 history={"step": looks} | {name: state[name][row].cpu().clone() for name in ("loss", "risk")},
                 skipped=int(state["skipped"][row]),
             )
             for row, member in enumerate(self.members)
         ]
 
-    def _weights(self, flat: Float[Tensor, "S P"], row: int) -> dict[str, Tensor]:
+    def _weights(self, flat: Float[Tensor, "S *kept P"], row: int) -> dict[str, Tensor]:
         return packing.strip(packing.unpack(flat[row], self.shapes), self.members[row].model.shapes())

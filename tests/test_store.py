@@ -45,6 +45,7 @@ OTHER = {  # another value for every field
     "delta": 2.0,
     "curriculum_mean": 1.0,
     "curriculum_share": 0.5,
+    "keep_every": 7,
     "evaluate_every": 9,
     "evaluate_prompts": 12,
     "seed": 1,
@@ -99,7 +100,7 @@ def assert_same(models, others):
     assert len(models) == len(others)
     for model, other in zip(models, others, strict=True):
         assert (model.settings, model.skipped) == (other.settings, other.skipped)
-        for part in ("weights", "last", "history"):
+        for part in store.PARTS:
             one, two = getattr(model, part), getattr(other, part)
             assert one.keys() == two.keys()
             assert all(torch.equal(one[name], two[name]) for name in one)
@@ -190,6 +191,15 @@ def test_key_changes_with_every_setting(field):
     changed = replace(BASE, **{field: OTHER[field]})
     assert store.key([changed]) != store.key([BASE])
     assert store.key([BASE, changed]) != store.key([BASE, BASE])
+
+
+def test_key_changes_with_the_weights_that_training_starts_from():
+    weights = BASE.model.init(torch.Generator().manual_seed(0))
+    turned = dict(reversed(weights.items()))
+    nudged = weights | {"W_in": weights["W_in"] + 1e-6}
+    start, same, other = (store.key([BASE], starts=[w]) for w in (weights, turned, nudged))
+    assert start == same
+    assert len({start, other, store.key([BASE])}) == 3
 
 
 @pytest.mark.parametrize("kind", [Training, Task, MultiTask, Transformer, SoftmaxLayer])

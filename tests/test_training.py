@@ -9,19 +9,10 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from icl_lib import packing
+from icl_lib.settings import Training, learning_rate, penalty
 from icl_lib.softmax_layer import SoftmaxLayer
 from icl_lib.tasks import MultiTask, Prompts, Task
-from icl_lib.training import (
-    CHUNK,
-    PATIENCE,
-    Training,
-    TrainingDiverged,
-    learning_rate,
-    penalty,
-    seeded,
-    train,
-    trimmed_mean,
-)
+from icl_lib.training import CHUNK, PATIENCE, TrainingDiverged, seeded, train, trimmed_mean
 from icl_lib.transformer import Transformer
 
 SMALL = dict(n=(5, 11), batch=7, lr=3e-3, evaluate_every=8, evaluate_prompts=13)
@@ -44,6 +35,7 @@ def same_models(ones, twos):
         and same(one.weights, two.weights)
         and same(one.last, two.last)
         and same(one.history, two.history)
+        and same(one.kept, two.kept)
         and one.skipped == two.skipped
         for one, two in zip(ones, twos, strict=True)
     )
@@ -290,6 +282,42 @@ def test_curriculum_follows_its_schedule(seen):
 
 
 # Looks at the validation prompts.
+
+
+# Starts and kept weights.
+
+
+@KINDS
+def test_training_goes_on_from_given_weights(base):
+    first = train([base, replace(base, seed=1)])
+    still = replace(base, lr=0.0)
+    again = train([still, replace(still, seed=1)], starts=[model.last for model in first])
+    for model, start in zip(again, first, strict=True):
+        assert same(model.last, start.last)
+
+
+def test_bad_starts():
+    with pytest.raises(ValueError, match=r"W_Q.0 of a start.*\(2, 5, 2\)"):
+        train([LINEAR], starts=[with_heads(LINEAR, 1).model.init(seeded(0))])
+    with pytest.raises(ValueError, match="0 starts: allowed are as many as members, 1"):
+        train([LINEAR], starts=[])
+
+
+@KINDS
+def test_kept_weights_are_those_after_their_steps(base):
+    few, many = with_heads(base, 1), with_heads(base, 2)
+    states, models = states_of([replace(settings, keep_every=16) for settings in (few, many)])
+    for settings, model, row in zip((few, many), models, (0, 1), strict=True):
+        start = settings.model.init(seeded(settings.seed, "init"))
+        assert {len(kept) for kept in model.kept.values()} == {3}  # before step 0, after steps 15 and 31
+        assert same({name: kept[0] for name, kept in model.kept.items()}, start)
+        shapes = packing.widest([few.model, many.model]).shapes()
+        for index, step in ((1, 15), (2, 31)):
+            after = packing.unpack(states[step]["flat"][row], shapes)
+            assert same(
+                {name: kept[index] for name, kept in model.kept.items()},
+                packing.strip(after, settings.model.shapes()),
+            )
 
 
 def test_trimmed_mean_by_hand():
