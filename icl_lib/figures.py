@@ -54,6 +54,16 @@ def look(method: str) -> dict[str, str]:
     return {"color": color, "linestyle": linestyle, "marker": marker}
 
 
+def ranked(values: Sequence[object]) -> dict[object, dict[str, str]]:
+    """Looks for values that have an order, such as numbers of heads: from light to dark, each its marker."""
+    colors = sns.color_palette("flare", len(values)).as_hex()
+    markers = "ov^DsPX*"
+    return {
+        value: {"color": color, "linestyle": "-", "marker": markers[index % len(markers)]}
+        for index, (value, color) in enumerate(zip(values, colors, strict=True))
+    }
+
+
 def panels(titles: Sequence[str], height: float = 3.0, width: float = 2.7) -> tuple[Figure, list[Axes]]:
     """A row of panels that share the y axis."""
     figure, axes = plt.subplots(

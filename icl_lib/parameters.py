@@ -11,6 +11,8 @@ from types import SimpleNamespace
 
 from icl_lib import checks
 from icl_lib.provenance import PACKAGE
+from icl_lib.tasks import WEIGHTS
+from icl_lib.transformer import ATTENTION
 
 PROFILES = ("smoke", "laptop", "paper")
 PROFILE_FILE = PACKAGE / "profiles.toml"
@@ -29,6 +31,22 @@ def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], No
     return check_list
 
 
+def _range(name: str, value: object) -> None:
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{name} = {value!r}: allowed is a list of two lengths, low and high")
+    checks.integer(f"the low end of {name}", value[0])
+    checks.integer(f"the high end of {name}", value[1], value[0])
+
+
+def _table(name: str, value: object) -> None:
+    """A setting: parameters by name, each in its own range."""
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f'{name} = {value!r}: allowed is a table of parameters (with papermill: -y "{name}: {{d: 5}}")'
+        )
+    check(value)
+
+
 _size = partial(checks.integer, low=1, high=1_000_000)
 _noise = partial(checks.number, low=1e-6, high=100.0)  # without noise there is no Bayes predictor
 
@@ -43,6 +61,25 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "n": _size,
     "lengths": _list_of(_size),  # context lengths n on an axis
     "sparsities": _list_of(partial(checks.integer, low=1, high=64)),
+    # Of a model and its training, in a table such as `symmetric`:
+    "weights": partial(checks.one_of, allowed=WEIGHTS),
+    "n_range": _range,
+    "layers": partial(checks.integer, low=1, high=12),
+    "D": partial(checks.integer, low=2, high=4096),
+    "k": partial(checks.integer, low=1, high=4096),
+    "attention": partial(checks.one_of, allowed=ATTENTION),
+    "init_scale": partial(checks.number, low=0.0, high=10.0),
+    "steps": partial(checks.integer, low=10, high=10_000_000),
+    "batch": partial(checks.integer, low=1, high=65_536),
+    "queries": partial(checks.integer, low=1, high=1024),
+    "lr": partial(checks.number, low=0.0, high=1.0),
+    "weight_decay": partial(checks.number, low=0.0, high=10.0),
+    "curriculum_mean": partial(checks.number, low=0.0, high=10.0),
+    "symmetric": _table,  # weights of random sign
+    "positive": _table,  # positive weights
+    "small": _table,  # a model small enough for many seeds and long training
+    "head_counts": _list_of(partial(checks.integer, low=1, high=64)),  # H in every layer
+    "depths": _list_of(partial(checks.integer, low=1, high=12)),  # layers L
     "eta": partial(checks.number, low=1e-6, high=10.0),
     "max_steps": partial(checks.integer, low=1, high=50),  # gradient steps T, one a layer
 }
@@ -73,5 +110,7 @@ def resolve(chapter: str, profile: str, **given: object) -> SimpleNamespace:
         if value is None and name not in decided:
             raise ValueError(f"{name} = None: profile {profile!r} sets no value for it in {chapter}")
         settings[name] = decided[name] if value is None else value
+        if isinstance(value, Mapping):  # given in part: the profile decides the rest
+            settings[name] = {**decided.get(name, {}), **value}
     check(settings)
     return SimpleNamespace(**settings)

@@ -74,11 +74,17 @@ class Transformer:
 
     def read_tokens(self, weights: Weights, prompts: Prompts) -> Float[Tensor, "*S B tokens"]:
         """The read-out <z_i, w_out> at every token after the last layer: context first, then queries."""
+        z = self.token_stream(weights, prompts, len(self.heads))
+        return (z @ weights["w_out"][..., None, :, None])[..., 0]
+
+    def token_stream(self, weights: Weights, prompts: Prompts, layers: int) -> Float[Tensor, "*S B tokens D"]:
+        """The residual stream z_i of every token after so many layers: context first, then queries."""
         checks.shape("x", prompts.x, *prompts.x.shape[:-1], self.d)
+        checks.integer("layers", layers, 0, len(self.heads))
         n_max = prompts.x.shape[-2]
         inside, n = prompts.inside()[..., None, None, :], prompts.n[..., None, None, None]  # (B, 1, 1, n_max)
         z = tokens(prompts) @ weights["W_in"].unsqueeze(-3)  # (*S, B, N, D)
-        for layer in range(len(self.heads)):
+        for layer in range(layers):
             W_Q, W_K, W_V, W_O = (weights[f"W_{name}.{layer}"].unsqueeze(-4) for name in "QKVO")
             context = z[..., None, :n_max, :]
             scores = (z[..., None, :, :] @ W_Q) @ (context @ W_K).mT  # (*S, B, H, N, n_max)
@@ -90,7 +96,7 @@ class Transformer:
                 scores = scores / math.sqrt(W_Q.shape[-1])
                 share = scores.masked_fill(~inside, -math.inf).softmax(-1)
             z = z + (share @ (context @ W_V) @ W_O).sum(-3)
-        return (z @ weights["w_out"][..., None, :, None])[..., 0]
+        return z
 
     def effective_weights(self, weights: Weights, G: Float[Tensor, "*#S B p p"]) -> Float[Tensor, "*S B d"]:
         """w_hat with yhat = <w_hat, x> at every query, in Gram form: linear attention only.
@@ -103,7 +109,7 @@ class Transformer:
         prompts, so its projections are made once. And the last layer is needed only through w_out, which
         turns its matrices into vectors.
         """
-        A = self._residual_stream(weights, G, len(self.heads) - 1)[-1]
+        A = self.residual_stream(weights, G, len(self.heads) - 1)[-1]
         return self._read_out(weights, G, A)[..., : self.d]
 
     def excess_risk(self, weights: Weights, task: Task, prompts: Prompts) -> Float[Tensor, "*S B"]:
@@ -116,22 +122,27 @@ class Transformer:
         self, weights: Weights, G: Float[Tensor, "*#S B p p"]
     ) -> Float[Tensor, "layers *S B d"]:
         """The effective weight vector A_l[:d] w_out that could be read after each layer l = 0 .. L."""
-        stream = self._residual_stream(weights, G, len(self.heads))
+        stream = self.residual_stream(weights, G, len(self.heads))
         w_out = weights["w_out"][..., None, :, None]
         read = [(A @ w_out)[..., : self.d, 0] for A in stream]
         return torch.stack(torch.broadcast_tensors(*read))
 
-    def _residual_stream(self, weights: Weights, G: Tensor, layers: int) -> list[Tensor]:
-        """A_0 .. A_layers; A_0 is (*S, 1, p, D), the others are (*S, B, p, D)."""
+    def residual_stream(self, weights: Weights, G: Tensor, layers: int) -> list[Tensor]:
+        """A_0 .. A_layers of the Gram form; A_0 is (*S, 1, p, D), the others are (*S, B, p, D)."""
         if self.attention != "linear":
             raise ValueError(f"attention = {self.attention!r}: allowed in Gram form is 'linear'")
         checks.shape("G", G, *(None,) * (G.ndim - 2), self.d + 1, self.d + 1)
         stream = [weights["W_in"].unsqueeze(-3)]
         for layer in range(layers):
-            W = {name: weights[f"W_{name}.{layer}"] for name in "QKVO"}
-            attend = _first_layer if layer == 0 else _layer
-            stream.append(stream[-1] + attend(stream[-1], G, W))
+            stream.append(stream[-1] + self.layer_output(weights, G, stream[-1], layer))
         return stream
+
+    def layer_output(
+        self, weights: Weights, G: Float[Tensor, "*#S B p p"], A: Float[Tensor, "*S #B p D"], layer: int
+    ) -> Float[Tensor, "*S B p D"]:
+        """What a layer adds to A in Gram form; the weights may hold some of its heads only."""
+        W = {name: weights[f"W_{name}.{layer}"] for name in "QKVO"}
+        return (_shared_layer if A.shape[-3] == 1 else _layer)(A, G, W)
 
     def _read_out(self, weights: Weights, G: Tensor, A: Tensor) -> Float[Tensor, "*S B p"]:
         """A_L w_out from A = A_{L-1}: A (w_out + sum_h W_Q^h W_K^hT A^T G A u_h), u_h = W_V^h W_O^h w_out."""
@@ -172,7 +183,7 @@ def _layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
     return (heads @ W["O"].flatten(-3, -2)).unflatten(-2, (-1, p))
 
 
-def _first_layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
+def _shared_layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:
     """The same where all prompts share A (*S, 1, p, D): sum_h M_h G N_h, with M_h and N_h made once."""
     H, p = W["Q"].shape[-3], A.shape[-2]
     M = (A @ W["Q"]) @ (A @ W["K"]).mT  # (*S, H, p, p)

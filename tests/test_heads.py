@@ -1,15 +1,23 @@
-"""Importance of heads: masking, the scales, effective numbers, the order of heads."""
+"""Importance of heads: masking, the scales, effective numbers, the order of heads; pruning and re-fitting."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_lib.constructions import preprocess_then_optimize_transformer
-from icl_lib.heads import effective_number, importance, masked_risks, one_head_off
-from icl_lib.tasks import Task
-from icl_lib.transformer import Transformer
+from icl_lib.heads import (
+    effective_number,
+    importance,
+    masked_risks,
+    mean_ablated_risks,
+    one_head_off,
+    prune,
+    refit_read_out,
+)
+from icl_lib.tasks import Task, gram
+from icl_lib.transformer import Transformer, mask_heads
 
 TASK = Task(5, 2)
 
@@ -55,6 +63,88 @@ def test_every_head_of_the_construction_matters_alike(generator):
     assert effective_number(importance(masked[0], full, zero)) == pytest.approx(5, abs=0.2)
 
 
+def test_mean_ablation_of_one_prompt_changes_nothing_and_of_a_mean_free_head_is_masking(generator):
+    model = Transformer(5, (2, 3), 7, 3, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    one = TASK.sample(1, 13, generator=generator, dtype=torch.float64)
+    full, _ = masked_risks(model, weights, TASK, one)
+    for risks in mean_ablated_risks(model, weights, TASK, one):
+        np.testing.assert_allclose(risks, full)
+    # Head j of the construction adds r_j x_j; over a prompt and its mirror image, y -> -y, r has mean 0.
+    model, weights = preprocess_then_optimize_transformer(5, 2, 0.1)
+    pair = type(one)(*(torch.cat([part, part]) for part in one))
+    pair = pair._replace(y=torch.cat([one.y, -one.y]), w=torch.cat([one.w, -one.w]))
+    ablated, masked = (
+        mean_ablated_risks(model, weights, TASK, pair),
+        masked_risks(model, weights, TASK, pair)[1],
+    )
+    np.testing.assert_allclose(ablated[0], masked[0])
+
+
+def test_mean_ablation_in_token_form(prompts, generator):
+    model = Transformer(5, (2, 1), 7, 3, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    # The second layer adds M x to the read-out, M a row vector a prompt: ablated, its mean over prompts.
+    first, last = model.layer_weights(weights, gram(prompts))[1:]
+    by_hand = TASK.excess_risk(first + (last - first).mean(0), prompts.w).mean().item()  # nothing to trim
+    assert mean_ablated_risks(model, weights, TASK, prompts)[1].tolist() == pytest.approx([by_hand])
+
+
+# Pruning.
+
+
+@pytest.mark.parametrize("attention", ["linear", "relu", "softmax"])
+@settings(max_examples=30, deadline=None)
+@given(kept=st.tuples(*(st.lists(st.integers(0, H - 1), min_size=1, unique=True) for H in (3, 2, 5))))
+def test_pruning_keeps_exactly_the_named_heads(attention, kept):
+    generator = torch.Generator().manual_seed(0)
+    model = Transformer(5, (3, 2, 5), 7, 2, attention, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    prompts = TASK.sample(3, 11, generator=generator, dtype=torch.float64)
+    small, pruned = prune(model, weights, kept)
+    assert small.heads == tuple(map(len, kept))
+    assert {name: tuple(tensor.shape) for name, tensor in pruned.items()} == small.shapes()
+    masks = [torch.zeros(H, dtype=torch.float64) for H in model.heads]
+    for mask, heads in zip(masks, kept, strict=True):
+        mask[heads] = 1
+    masked = model.predict(mask_heads(weights, masks), prompts)
+    torch.testing.assert_close(small.predict(pruned, prompts), masked)
+
+
+def test_pruning_a_model_whose_heads_split_the_width(generator):
+    model = Transformer(5, (4, 4), 12)
+    small, pruned = prune(model, model.init(generator), [[0, 2], [3]])
+    assert (small.heads, small.k) == ((2, 1), 3)
+    assert {name: tuple(tensor.shape) for name, tensor in pruned.items()} == small.shapes()
+
+
+@pytest.mark.parametrize("attention", ["linear", "softmax"])
+def test_refitted_read_out_is_at_the_minimum(attention, generator):
+    model = Transformer(5, (2, 1), 7, 3, attention, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    prompts = TASK.sample(60, 13, generator=generator, queries=3, dtype=torch.float64)
+    refitted = refit_read_out(model, weights, prompts)
+    assert all(torch.equal(refitted[name], weights[name]) for name in weights if name != "w_out")
+
+    def loss(w_out):
+        error = model.predict(weights | {"w_out": w_out}, prompts) - prompts.target()
+        return ((1 + error.square()).sqrt() - 1).mean()
+
+    w_out = refitted["w_out"].requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(w_out), w_out)
+    assert (
+        gradient.abs().max() < 1e-4 * torch.autograd.functional.jacobian(loss, weights["w_out"]).abs().max()
+    )
+
+
+def test_refitting_the_construction_finds_its_read_out_again(generator):
+    model, weights = preprocess_then_optimize_transformer(3, 2, 0.1)
+    prompts = Task(3, 2).sample(60, 13, generator=generator, dtype=torch.float64)
+    prompts = prompts._replace(w=model.effective_weights(weights, gram(prompts)))  # what it predicts is right
+    refitted = refit_read_out(model, weights | {"w_out": torch.zeros_like(weights["w_out"])}, prompts)
+    torch.testing.assert_close(model.predict(refitted, prompts), prompts.target())
+
+
 def test_scales_by_hand():
     masked = [0.2, 0.4, 1e9, float("nan"), 0.1]
     full, zero = 0.2, 1.0
@@ -84,3 +174,11 @@ def test_bad_input():
         one_head_off((2, 3), 1, 3)
     with pytest.raises(ValueError, match="scale = 'linear': allowed is 'bounded' or 'log ratio'"):
         importance([1.0], 0.5, 2.0, "linear")
+    model = Transformer(5, (2, 3), 7, 3)
+    weights = model.init(torch.Generator())
+    with pytest.raises(ValueError, match=r"kept = \[\[0\]\]: allowed is a list for each of the 2 layers"):
+        prune(model, weights, [[0]])
+    with pytest.raises(ValueError, match=r"an item of kept\[1\] = 3: allowed is an integer from 0 to 2"):
+        prune(model, weights, [[0], [3]])
+    with pytest.raises(ValueError, match=r"kept\[1\] = \[2, 2\]: allowed is each head once"):
+        prune(model, weights, [[0], [2, 2]])

@@ -1,0 +1,92 @@
+"""Settings into trainings, and risks of ensembles."""
+
+import pytest
+import torch
+
+from icl_lib import experiments, parameters
+from icl_lib.baselines import evaluation_prompts
+from icl_lib.settings import Training
+from icl_lib.tasks import Task
+from icl_lib.training import trimmed_mean
+from icl_lib.transformer import Transformer
+
+SETTING = dict(
+    d=3,
+    s=2,
+    sigma=0.5,
+    weights="half-normal",
+    n_range=[5, 11],
+    layers=2,
+    D=7,
+    k=2,
+    steps=20,
+    batch=4,
+    lr=0.01,
+)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path))
+    return experiments.ensemble(experiments.training(SETTING, 2), 3)
+
+
+def test_a_setting_says_all():
+    assert experiments.training(SETTING, 4, sigma=1.0, attention="relu", weight_decay=0.1) == Training(
+        task=Task(3, 2, 1.0, "half-normal"),
+        model=Transformer(3, (4, 4), D=7, k=2, attention="relu"),
+        n=(5, 11),
+        steps=20,
+        batch=4,
+        lr=0.01,
+        weight_decay=0.1,
+    )
+    assert experiments.training(SETTING, [3, 1, 1]).model.heads == (3, 1, 1)
+    assert experiments.training(SETTING, 1, layers=5).model.heads == (1,) * 5
+
+
+@pytest.mark.parametrize("profile", parameters.PROFILES)
+@pytest.mark.parametrize("name", ["symmetric", "positive"])
+def test_every_profiles_settings_are_whole(profile, name):
+    run = parameters.resolve("04_head_counts", profile, **{name: None})
+    assert experiments.training(getattr(run, name), 2).model.heads
+
+
+def test_a_table_is_given_in_part_and_checked():
+    run = parameters.resolve("04_head_counts", "smoke", positive={"sigma": 1.0})
+    rest = parameters.resolve("04_head_counts", "smoke", positive=None)
+    assert run.positive == rest.positive | {"sigma": 1.0}
+    for value, message in (
+        ({"sigma": -1}, "sigma = -1: allowed is a number from"),
+        ({"sgima": 1}, "sgima = 1: allowed are the parameters"),
+        (0.5, "positive = 0.5: allowed is a table of parameters"),
+        ({"n_range": [8]}, r"n_range = \[8\]: allowed is a list of two lengths"),
+        ({"n_range": [8, 4]}, r"the high end of n_range = 4: allowed is an integer >= 8"),
+        ({"weights": "cauchy"}, "weights = 'cauchy': allowed is 'gaussian' or"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parameters.check({"positive": value})
+
+
+def test_risks_are_those_of_each_model_on_the_same_prompts(models):
+    lengths = [5, 11]
+    table = experiments.risks(models, lengths, 200)
+    assert table.shape == (3, 2)
+    for column, n in enumerate(lengths):
+        prompts = evaluation_prompts(Task(3, 2, 0.5, "half-normal"), n, 200, experiments.SEED)
+        for row, model in enumerate(models):
+            weights = {name: weight.double() for name, weight in model.weights.items()}
+            risk = model.settings.model.excess_risk(weights, model.settings.task, prompts)
+            torch.testing.assert_close(torch.tensor(table[row, column]), trimmed_mean(risk))
+    assert (experiments.risks(models, lengths, 200, Task(3, 2, 1.0)) != table).all()
+
+
+def test_ensembles_start_from_given_weights(models):
+    again = experiments.ensemble(
+        experiments.training(SETTING, 2, lr=0.0), 3, starts=[model.weights for model in models]
+    )
+    assert all(
+        torch.equal(one.last[name], two.weights[name])
+        for one, two in zip(again, models, strict=True)
+        for name in one.last
+    )
