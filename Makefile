@@ -11,13 +11,18 @@ BUILD := $${ICL_BUILD:-_build}
 VENV := .venv/.installed
 RUN := .venv/bin/python -m
 
-.PHONY: help book chapter notebooks test bench lint lock clean distclean
+.PHONY: help book paper-profile chapter notebooks test bench lint lock clean distclean
 
 help:  ## this list
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
 
 book: $(VENV)  ## run the chapters that changed and build the pages (PROFILE=smoke, laptop or paper)
 	@$(RUN) icl_lib.book build --profile "$(PROFILE)"
+
+paper-profile: $(VENV)  ## the book at the papers' sizes, its results kept for commit (takes an accelerator)
+	@$(RUN) icl_lib.book build --profile paper
+	mkdir -p book/data/paper_profile
+	cp "$(BUILD)"/paper/results/0[4-9]_*.json book/data/paper_profile/
 
 chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARGS="-p sigma 0.5")
 	@$(RUN) icl_lib.book run "$(CHAPTER)" $(ARGS)

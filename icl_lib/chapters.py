@@ -30,6 +30,7 @@ from sphinx_external_toc.parsing import parse_toc_yaml
 
 from icl_lib import parameters
 from icl_lib.provenance import ROOT, imported_modules, library_hash
+from icl_lib.results import paper_file
 
 BOOK, TOC, LOCK = ROOT / "book", ROOT / "_toc.yml", ROOT / "requirements.lock"
 BUILD = Path(os.environ.get("ICL_BUILD") or ROOT / "_build").absolute()
@@ -65,6 +66,7 @@ class Chapter:
             "library": library_hash(modules),
             "lock": LOCK.read_text(),
             "reads": {name: results_file(profile, name).read_text() for name in self.reads},
+            "paper profile": paper.read_text() if (paper := paper_file(self.name)).exists() else "",
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -159,22 +159,40 @@ def overall(verdicts: Sequence[str]) -> str:
 def table(results: Mapping[str, Mapping]) -> str:
     """Markdown: every claim, its tests and verdicts, from the results files of the chapters in the book.
 
-    Raises LookupError when a chapter is there whose results lack a claim that it is to test.
+    Chapters beside its own may test a claim, too. Raises LookupError when a claim's own chapter is there
+    and has no test of it.
     """
-    lines = ["| claim | measured | value [95% interval] | bar | verdict |", "|---|---|---|---|---|"]
+    lines = [*_HEAD]
     for claim in CLAIMS.values():
-        found = results.get(claim.chapter, {}).get("claims", ())
-        tests = [test for test in found if test["claim"] == claim.id]
-        if claim.chapter in results and not tests:
+        tests = [
+            (chapter, test)
+            for chapter, found in results.items()
+            for test in found.get("claims", ())
+            if test["claim"] == claim.id
+        ]
+        if claim.chapter in results and claim.chapter not in {chapter for chapter, _ in tests}:
             raise LookupError(f"{claim.chapter}: its results have no test of claim {claim.id}")
         name = f"[{claim.id}]({claim.chapter})" if tests else claim.id
-        joint = overall([test["verdict"] for test in tests])
+        joint = overall([test["verdict"] for _, test in tests])
         lines.append(f"| **{name}** | {claim.statement} *({claim.source})* | | | **{joint}** |")
-        for test in tests:
-            low, high = test["interval"]
-            value = f"{test['value']:.3g} [{low:.3g}, {high:.3g}]"
-            if test["interval_kind"] != OVER_SEEDS:
-                value += f" ({test['interval_kind']})"
-            bar = f"{'≤' if test['sense'] == '<=' else '≥'} {test['threshold']:.3g}"
-            lines.append(f"| | {test['metric']} | {value} | {bar} | {test['verdict']} |")
+        for chapter, test in tests:
+            link = "" if chapter == claim.chapter else f" ([more]({chapter}))"
+            lines.append(f"| | {test['metric']}{link} {_row(test)}")
     return "\n".join(lines)
+
+
+def rows(tests: Sequence[Mapping]) -> str:
+    """Markdown: the tests of one results file and their verdicts."""
+    return "\n".join([*_HEAD, *(f"| {test['id']} | {test['metric']} {_row(test)}" for test in tests)])
+
+
+_HEAD = ("| claim | measured | value [95% interval] | bar | verdict |", "|---|---|---|---|---|")
+
+
+def _row(test: Mapping) -> str:
+    low, high = test["interval"]
+    value = f"{test['value']:.3g} [{low:.3g}, {high:.3g}]"
+    if test["interval_kind"] != OVER_SEEDS:
+        value += f" ({test['interval_kind']})"
+    bar = f"{'≤' if test['sense'] == '<=' else '≥'} {test['threshold']:.3g}"
+    return f"| {value} | {bar} | {test['verdict']} |"

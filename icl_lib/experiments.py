@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from icl_lib import baselines
 from icl_lib.baselines import evaluation_prompts
 from icl_lib.settings import Training
 from icl_lib.store import trained
@@ -60,3 +61,26 @@ def risks(
     task, model, weights = task or models[0].settings.task, models[0].settings.model, stacked(models)
     columns = [risk(model, weights, task, evaluation_prompts(task, n, prompts, SEED)) for n in lengths]
     return np.stack(columns, -1)
+
+
+def references(
+    methods: Sequence[str], task: Task, lengths: Sequence[int], prompts: int
+) -> dict[str, np.ndarray]:
+    """1%-trimmed mean excess risk of known predictors on the models' evaluation prompts, (lengths) each.
+
+    Each is at its best (`baselines.reference`); Bayes is left out where it cannot be computed.
+    """
+    methods = [method for method in methods if method != "Bayes" or baselines.has_bayes(task)]
+    table = {method: np.empty(len(lengths)) for method in methods}
+    for column, n in enumerate(lengths):
+        drawn = evaluation_prompts(task, n, prompts, SEED)
+        for method in methods:
+            w_hat = baselines.reference(method, task, n)(drawn.x, drawn.y)
+            table[method][column] = trimmed_mean(task.excess_risk(w_hat, drawn.w)).item()
+    return table
+
+
+def lengths(setting: Mapping[str, object], points: int = 5) -> list[int]:
+    """Context lengths evenly spread over those of training; the middle one is in the middle."""
+    low, high = setting["n_range"]
+    return np.unique(np.linspace(low, high, points).round().astype(int)).tolist()

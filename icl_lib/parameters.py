@@ -48,6 +48,7 @@ def _table(name: str, value: object) -> None:
 
 
 _size = partial(checks.integer, low=1, high=1_000_000)
+_decay = partial(checks.number, low=0.0, high=10.0)
 _noise = partial(checks.number, low=1e-6, high=100.0)  # without noise there is no Bayes predictor
 
 ALLOWED: dict[str, Callable[[str, object], None]] = {
@@ -73,7 +74,8 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "batch": partial(checks.integer, low=1, high=65_536),
     "queries": partial(checks.integer, low=1, high=1024),
     "lr": partial(checks.number, low=0.0, high=1.0),
-    "weight_decay": partial(checks.number, low=0.0, high=10.0),
+    "weight_decay": _decay,
+    "weight_decays": _list_of(_decay),
     "curriculum_mean": partial(checks.number, low=0.0, high=10.0),
     "symmetric": _table,  # weights of random sign
     "positive": _table,  # positive weights

@@ -129,6 +129,26 @@ def load_all(profile: str) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
+def paper_file(chapter: str) -> Path:
+    """Where the committed results of the paper profile are, which takes an accelerator."""
+    return home() / "book" / "data" / "paper_profile" / f"{chapter}.json"
+
+
+def paper_profile(chapter: str) -> str:
+    """Markdown: a chapter's claims at the papers' sizes, or how to get them where none are committed."""
+    path = paper_file(chapter)
+    if not path.exists():
+        return (
+            "*This place is for the chapter's results at the papers' sizes (profile `paper`). None are"
+            " committed: they take an accelerator, and none was at hand. On a machine with one,*"
+            " `make paper-profile` *makes them, for all chapters on trained models.*"
+        )
+    found = json.loads(path.read_text())
+    about = found["provenance"]
+    made = f"Profile `paper`, {about['seeds']} seeds, on {about['device']}, commit {about['commit']}:"
+    return "\n\n".join([made, claims.rows(found["claims"])])
+
+
 def begin(chapter: str, profile: str, **given: object) -> tuple[SimpleNamespace, Results]:
     """Check a chapter's parameters before any computing; its settings, and the results to fill."""
     settings = parameters.resolve(chapter, profile, **given)

@@ -13,10 +13,11 @@ from icl_lib.claims import (
     REPRODUCED,
     Test,
     overall,
+    rows,
     table,
     verdict,
 )
-from icl_lib.intervals import Interval, ratio_interval, t_interval
+from icl_lib.intervals import Interval, ratio_interval, recovered, t_interval
 
 
 def test_t_interval_by_hand():
@@ -45,6 +46,17 @@ def test_ratio_interval_turns_over(values, factor):
     one, other = ratio_interval(values, reference), ratio_interval(reference, values)
     assert one.mean == pytest.approx(1 / other.mean)
     assert one.low == pytest.approx(1 / other.high)
+
+
+def test_recovered_by_hand():
+    # 1/2, 3/4 and 1 of the way down: mean 3/4, standard deviation 1/4, half-width 2.484138 / 4
+    interval = recovered([3.0, 2.5, 20.0], worst=[5.0, 4.0, 30.0], best=[1.0, 2.0, 20.0])
+    assert interval == pytest.approx((0.75, 0.75 - 0.6210345, 0.75 + 0.6210345), abs=1e-6)
+
+
+def test_recovered_refuses_a_seed_with_no_way_to_go():
+    with pytest.raises(ValueError, match="allowed are seeds where they differ"):
+        recovered([1.0, 1.0], worst=[2.0, 1.0], best=[1.0, 1.0])
 
 
 @pytest.mark.parametrize("values", [[], [1.0], 3.0])
@@ -107,6 +119,25 @@ def test_table_lists_every_claim_once():
     joint = next(line for line in lines if "**[A5]" in line)
     assert joint.endswith("| **partly** |")
     assert "| | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in lines
+
+
+def test_table_has_tests_of_other_chapters_too():
+    own, other = CLAIMS["A2"].chapter, CLAIMS["A6"].chapter
+    found = {
+        own: {"claims": [entry("A2.a", REPRODUCED)]},
+        other: {"claims": [entry("A2.b", PARTLY), entry("A6.a", REPRODUCED)]},
+    }
+    lines = table(found).splitlines()
+    assert f"| | ratio ([more]({other})) | 0.5 [0.4, 0.6] | ≤ 1 | partly |" in lines
+    assert next(line for line in lines if "**[A2]" in line).endswith("| **partly** |")
+    with pytest.raises(LookupError, match="its results have no test of claim A2"):
+        table({own: {"claims": []}, other: found[other]})
+
+
+def test_rows_list_one_files_tests():
+    assert rows([entry("A5.a", REPRODUCED)]).splitlines()[2:] == [
+        "| A5.a | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |"
+    ]
 
 
 def test_a_chapter_without_its_claim_is_an_error():

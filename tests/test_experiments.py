@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icl_lib import experiments, parameters
+from icl_lib import estimators, experiments, parameters
 from icl_lib.baselines import evaluation_prompts
 from icl_lib.settings import Training
 from icl_lib.tasks import Task
@@ -90,3 +90,18 @@ def test_ensembles_start_from_given_weights(models):
         for one, two in zip(again, models, strict=True)
         for name in one.last
     )
+
+
+def test_references_are_trimmed_risks_on_the_models_prompts():
+    task, prompts = Task(3, 2, 0.5), evaluation_prompts(Task(3, 2, 0.5), 5, 200, experiments.SEED)
+    table = experiments.references(["ridge", "Bayes"], task, [5, 11], 200)
+    w_hat = estimators.ridge(prompts.x, prompts.y, estimators.ridge_penalty(3, 2, 0.5))
+    assert table["ridge"][0] == pytest.approx(trimmed_mean(task.excess_risk(w_hat, prompts.w)).item())
+    assert (table["Bayes"] < table["ridge"]).all()
+    assert "Bayes" not in experiments.references(["ridge", "Bayes"], Task(3, 2, 0.5, "half-normal"), [5], 20)
+
+
+def test_lengths_are_those_of_training():
+    assert experiments.lengths({"n_range": [16, 48]}) == [16, 24, 32, 40, 48]
+    assert experiments.lengths({"n_range": [5, 6]}) == [5, 6]
+    assert experiments.lengths({"n_range": [7, 7]}) == [7]

@@ -121,6 +121,19 @@ def test_a_chapter_must_test_its_claims(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_results_of_the_paper_profile_or_a_place_for_them(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "home", lambda: tmp_path)
+    assert "make paper-profile" in results.paper_profile("01_task")
+    record.claim(Test("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, 0.4, 0.6))
+    record.save()
+    path = results.paper_file("01_task")
+    path.parent.mkdir(parents=True)
+    (tmp_path / "01_task.json").rename(path)
+    shown = results.paper_profile("01_task")
+    assert "3 seeds, on " in shown
+    assert "| A5.x | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in shown
+
+
 def test_library_hash_covers_what_is_imported():
     assert imported_modules("from icl_lib import tasks, store\nimport icl_lib.claims as c\nimport os") == {
         "tasks",
