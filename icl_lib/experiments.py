@@ -6,12 +6,13 @@ for the same models find them in the store, so that the book trains each once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from icl_lib import baselines
+from icl_lib import baselines, heads
 from icl_lib.baselines import evaluation_prompts
 from icl_lib.settings import Training
 from icl_lib.store import trained
@@ -22,16 +23,16 @@ from icl_lib.transformer import Transformer, Weights
 SEED = 0  # of the evaluation prompts: all models see the same ones
 
 
-def training(setting: Mapping[str, object], heads: int | Sequence[int], **changes: object) -> Training:
-    """The training of a setting, with so many heads in every layer, or in each; `changes` win over it."""
+def training(setting: Mapping[str, object], H: int | Sequence[int], **changes: object) -> Training:
+    """The training of a setting, with H heads in every layer, or H[l] in layer l; `changes` win over it."""
     setting = dict(setting) | changes
-    heads = (heads,) * setting.pop("layers") if isinstance(heads, int) else tuple(heads)
-    setting.pop("layers", None)
+    layers = setting.pop("layers")
+    in_each = (H,) * layers if isinstance(H, int) else tuple(H)
     task = {name: setting.pop(name) for name in ("d", "s", "sigma", "weights")}
     model = {name: setting.pop(name) for name in ("D", "k", "attention", "init_scale") if name in setting}
     return Training(
         task=Task(**task),
-        model=Transformer(d=task["d"], heads=heads, **model),
+        model=Transformer(d=task["d"], heads=in_each, **model),
         n=tuple(setting.pop("n_range")),
         **setting,
     )
@@ -42,10 +43,15 @@ def ensemble(settings: Training, seeds: int, starts: Sequence[Weights] | None = 
     return trained([replace(settings, seed=seed) for seed in range(seeds)], starts=starts)
 
 
+def double(model: Trained) -> dict[str, Tensor]:
+    """A model's best weights in double precision, in which models are evaluated."""
+    return {name: weight.double() for name, weight in model.weights.items()}
+
+
 def stacked(models: Sequence[Trained]) -> dict[str, Tensor]:
     """The best weights of models of one shape as one ensemble (S, ...), in double precision."""
-    names = models[0].weights
-    return {name: torch.stack([model.weights[name] for model in models]).double() for name in names}
+    members = list(map(double, models))
+    return {name: torch.stack([weights[name] for weights in members]) for name in members[0]}
 
 
 def risk(model: Transformer, weights: Weights, task: Task, prompts: Prompts) -> np.ndarray:
@@ -61,6 +67,43 @@ def risks(
     task, model, weights = task or models[0].settings.task, models[0].settings.model, stacked(models)
     columns = [risk(model, weights, task, evaluation_prompts(task, n, prompts, SEED)) for n in lengths]
     return np.stack(columns, -1)
+
+
+class Masking(NamedTuple):
+    """One model's risks (1%-trimmed means) when its heads are switched off one at a time."""
+
+    full: float  # no head off
+    zero: float  # of predicting zero
+    masked: list[np.ndarray]  # (H) in each layer: the head's output set to zero
+    ablated: list[np.ndarray]  # (H) in each layer: set to its mean over prompts; linear attention only
+
+
+def maskings(models: Sequence[Trained], n: int, prompts: int) -> list[Masking]:
+    """Every model's risks with one head off, on the same prompts of n pairs."""
+    task, model = models[0].settings.task, models[0].settings.model
+    drawn = evaluation_prompts(task, n, prompts, SEED)
+    zero = trimmed_mean(task.excess_risk(torch.zeros_like(drawn.w), drawn.w)).item()
+    found = []
+    with torch.no_grad():
+        for weights in map(double, models):
+            full, masked = heads.masked_risks(model, weights, task, drawn)
+            linear = model.attention == "linear"
+            ablated = heads.mean_ablated_risks(model, weights, task, drawn) if linear else []
+            found.append(Masking(full, zero, masked, ablated))
+    return found
+
+
+def effective_numbers(found: Sequence[Masking], scale: str = "bounded", ablated: bool = False) -> np.ndarray:
+    """Effective number of heads of every layer, (models, layers)."""
+    return np.array(
+        [
+            [
+                heads.effective_number(heads.importance(risks, one.full, one.zero, scale))
+                for risks in (one.ablated if ablated else one.masked)
+            ]
+            for one in found
+        ]
+    )
 
 
 def references(

@@ -35,3 +35,15 @@ def ratio_interval(values: ArrayLike, reference: ArrayLike, level: float = LEVEL
     """Geometric mean of values / reference over seeds, paired: both (seeds, ...) and positive."""
     log_ratio = np.log(np.asarray(values, dtype=float)) - np.log(np.asarray(reference, dtype=float))
     return Interval(*map(np.exp, t_interval(log_ratio, level)))
+
+
+def recovered(values: ArrayLike, worst: ArrayLike, best: ArrayLike, level: float = LEVEL) -> Interval:
+    """Mean share of the way from worst to best that values went, paired over seeds: all (seeds, ...).
+
+    0 at the worst, 1 at the best; below 0 and above 1 where values lie outside. Raises ValueError where a
+    seed's best is its worst: there is no way to go.
+    """
+    values, worst, best = (np.asarray(part, dtype=float) for part in (values, worst, best))
+    if (worst == best).any():
+        raise ValueError("a seed's best is its worst: allowed are seeds where they differ")
+    return t_interval((worst - values) / (worst - best), level)

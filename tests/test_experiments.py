@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from icl_lib import estimators, experiments, parameters
+from icl_lib import estimators, experiments, heads, parameters
 from icl_lib.baselines import evaluation_prompts
 from icl_lib.settings import Training
 from icl_lib.tasks import Task
@@ -105,3 +105,24 @@ def test_lengths_are_those_of_training():
     assert experiments.lengths({"n_range": [16, 48]}) == [16, 24, 32, 40, 48]
     assert experiments.lengths({"n_range": [5, 6]}) == [5, 6]
     assert experiments.lengths({"n_range": [7, 7]}) == [7]
+
+
+def test_maskings_are_those_of_each_model(models):
+    found = experiments.maskings(models, 5, 50)
+    prompts = evaluation_prompts(models[0].settings.task, 5, 50, experiments.SEED)
+    assert found[0].zero == pytest.approx(prompts.w.square().sum(-1).mean().item())  # nothing to trim
+    for one, model in zip(found, models, strict=True):
+        task, weights = model.settings.task, experiments.double(model)
+        full, masked = heads.masked_risks(model.settings.model, weights, task, prompts)
+        assert one.full == full
+        assert [len(layer) for layer in one.ablated] == [2, 2]
+        for layer, risks in enumerate(masked):
+            assert one.masked[layer].tolist() == risks.tolist()
+    numbers = experiments.effective_numbers(found)
+    assert numbers.shape == (3, 2)
+    by_hand = heads.importance(found[1].masked[0], found[1].full, found[1].zero)
+    assert numbers[1, 0] == heads.effective_number(by_hand)
+    by_hand = heads.importance(found[2].ablated[1], found[2].full, found[2].zero, "log ratio")
+    assert experiments.effective_numbers(found, "log ratio", ablated=True)[2, 1] == heads.effective_number(
+        by_hand
+    )
