@@ -70,37 +70,46 @@ def risks(
 
 
 class Masking(NamedTuple):
-    """One model's risks (1%-trimmed means) when its heads are switched off one at a time."""
+    """One model's risks when its heads are switched off one at a time."""
 
     full: float  # no head off
     zero: float  # of predicting zero
-    masked: list[np.ndarray]  # (H) in each layer: the head's output set to zero
-    ablated: list[np.ndarray]  # (H) in each layer: set to its mean over prompts; linear attention only
+    off: list[np.ndarray]  # (H) in each layer
 
 
-def maskings(models: Sequence[Trained], n: int, prompts: int) -> list[Masking]:
-    """Every model's risks with one head off, on the same prompts of n pairs."""
+def maskings(
+    models: Sequence[Trained],
+    n: int,
+    prompts: int,
+    *,
+    ablate: bool = False,
+    average: heads.Average = trimmed_mean,
+) -> list[Masking]:
+    """Every model's risks with one head off, all on the same prompts of n pairs, with training's queries.
+
+    Off: the head's output is set to zero, or to its mean over prompts (`ablate`, linear attention only).
+    """
     task, model = models[0].settings.task, models[0].settings.model
-    drawn = evaluation_prompts(task, n, prompts, SEED)
-    zero = trimmed_mean(task.excess_risk(torch.zeros_like(drawn.w), drawn.w)).item()
+    drawn = evaluation_prompts(task, n, prompts, SEED, models[0].settings.queries)
     found = []
     with torch.no_grad():
         for weights in map(double, models):
-            full, masked = heads.masked_risks(model, weights, task, drawn)
-            linear = model.attention == "linear"
-            ablated = heads.mean_ablated_risks(model, weights, task, drawn) if linear else []
-            found.append(Masking(full, zero, masked, ablated))
+            nothing = weights | {"w_out": torch.zeros_like(weights["w_out"])}
+            zero = average(model.excess_risk(nothing, task, drawn)).item()
+            if ablate:
+                full = average(model.excess_risk(weights, task, drawn)).item()
+                off = heads.mean_ablated_risks(model, weights, task, drawn, average)
+            else:
+                full, off = heads.masked_risks(model, weights, task, drawn, average)
+            found.append(Masking(full, zero, off))
     return found
 
 
-def effective_numbers(found: Sequence[Masking], scale: str = "bounded", ablated: bool = False) -> np.ndarray:
+def effective_numbers(found: Sequence[Masking], scale: str = "bounded") -> np.ndarray:
     """Effective number of heads of every layer, (models, layers)."""
     return np.array(
         [
-            [
-                heads.effective_number(heads.importance(risks, one.full, one.zero, scale))
-                for risks in (one.ablated if ablated else one.masked)
-            ]
+            [heads.effective_number(heads.importance(off, one.full, one.zero, scale)) for off in one.off]
             for one in found
         ]
     )

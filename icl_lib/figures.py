@@ -6,10 +6,11 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart; the mark
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 from icl_lib.intervals import Interval
@@ -23,6 +24,8 @@ _LOOKS = {
     "Bayes": ("#000000", "-", "*"),
     "preprocess-then-optimize": ("#D55E00", "-", "D"),
 }
+
+_VERDICTS = {"reproduced": ("#0072B2", "o"), "partly": ("#E69F00", "D"), "not reproduced": ("#D55E00", "X")}
 
 
 def set_style() -> None:
@@ -82,14 +85,17 @@ def curve(axis: Axes, x: ArrayLike, interval: Interval, label: str, **looks: obj
 
 
 def log_axis(axis: Axes, which: str = "y") -> None:
-    """A logarithmic axis with plain numbers."""
-    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    """A logarithmic axis with plain numbers; over less than two decades also between powers of ten."""
     if which == "y":
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(plain)
+        scale, (low, high) = axis.yaxis, axis.get_ylim()
     else:
         axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(plain)
+        scale, (low, high) = axis.xaxis, axis.get_xlim()
+    subs = (1, 1.5, 2, 3, 5, 7) if high < 10 * low else (1, 2, 5) if high < 100 * low else (1,)
+    scale.set_major_locator(LogLocator(subs=subs))
+    scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    scale.set_minor_formatter(NullFormatter())
 
 
 def shared_legend(figure: Figure, axes: Sequence[Axes], columns: int | None = None) -> None:
@@ -118,3 +124,17 @@ def matrix(axis: Axes, values: ArrayLike, title: str, limit: float | None = None
     )
     axis.set_title(title)
     axis.grid(False)
+
+
+def verdicts(axis: Axes, values: Sequence[Interval], outcomes: Sequence[str], bar: float) -> None:
+    """Intervals below one another, the first on top, and the bar they are judged by.
+
+    Colour and marker tell the verdict on each.
+    """
+    axis.axvline(bar, color="#000000", linestyle="--", linewidth=1)
+    for outcome, (color, marker) in _VERDICTS.items():
+        rows = [row for row, found in enumerate(outcomes) if found == outcome]
+        mean, low, high = np.array([values[row] for row in rows]).reshape(-1, 3).T
+        looks = {"color": color, "marker": marker, "linestyle": ""}
+        axis.errorbar(mean, rows, xerr=[mean - low, high - mean], label=outcome, **looks)
+    axis.set_ylim(len(values) - 0.5, -0.5)

@@ -5,7 +5,7 @@ differ by orders of magnitude, and linear attention can blow up when a head is m
 bounded by what predicting zero costs, or taken on a logarithmic scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,8 @@ from icl_lib import checks
 from icl_lib.tasks import Prompts, Task, gram
 from icl_lib.training import trimmed_mean
 from icl_lib.transformer import Transformer, Weights, mask_heads
+
+Average = Callable[[Tensor], Tensor]  # of risks over prompts: (B,) -> ()
 
 SCALES = ("bounded", "log ratio", "ratio")
 REFIT_ROUNDS = 30  # of `refit_read_out`; the loss changes by less than 1e-6 in the last ones
@@ -32,13 +34,13 @@ def one_head_off(heads: Sequence[int], layer: int, head: int) -> list[Tensor]:
 
 
 def masked_risks(
-    model: Transformer, weights: Weights, task: Task, prompts: Prompts
+    model: Transformer, weights: Weights, task: Task, prompts: Prompts, average: Average = trimmed_mean
 ) -> tuple[float, list[np.ndarray]]:
-    """Risk of the full model, and in each layer (H,) the risk with each head off: 1%-trimmed means."""
+    """Risk of the full model, and in each layer (H,) the risk with each head off; 1%-trimmed means."""
 
     def risk(masks: list[Tensor]) -> float:
         masked = mask_heads(weights, [mask.to(prompts.x) for mask in masks])
-        return trimmed_mean(model.excess_risk(masked, task, prompts)).item()
+        return average(model.excess_risk(masked, task, prompts)).item()
 
     full = risk([torch.ones(H) for H in model.heads])
     return full, [
@@ -48,7 +50,7 @@ def masked_risks(
 
 
 def mean_ablated_risks(
-    model: Transformer, weights: Weights, task: Task, prompts: Prompts
+    model: Transformer, weights: Weights, task: Task, prompts: Prompts, average: Average = trimmed_mean
 ) -> list[np.ndarray]:
     """As `masked_risks`, with each head's output replaced by its mean over the prompts (linear attention).
 
@@ -67,7 +69,7 @@ def mean_ablated_risks(
         for later in range(layer + 1, layers):
             A = A + model.layer_output(weights, G, A, later)
         w_hat = (A @ weights["w_out"])[..., : model.d]
-        return trimmed_mean(task.excess_risk(w_hat, prompts.w)).item()
+        return average(task.excess_risk(w_hat, prompts.w)).item()
 
     return [np.array([risk(layer, head) for head in range(H)]) for layer, H in enumerate(model.heads)]
 

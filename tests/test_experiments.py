@@ -1,5 +1,6 @@
 """Settings into trainings, and risks of ensembles."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -109,20 +110,21 @@ def test_lengths_are_those_of_training():
 
 def test_maskings_are_those_of_each_model(models):
     found = experiments.maskings(models, 5, 50)
+    ablated = experiments.maskings(models, 5, 50, ablate=True)
+    medians = experiments.maskings(models, 5, 50, average=torch.median)
     prompts = evaluation_prompts(models[0].settings.task, 5, 50, experiments.SEED)
-    assert found[0].zero == pytest.approx(prompts.w.square().sum(-1).mean().item())  # nothing to trim
-    for one, model in zip(found, models, strict=True):
-        task, weights = model.settings.task, experiments.double(model)
-        full, masked = heads.masked_risks(model.settings.model, weights, task, prompts)
-        assert one.full == full
-        assert [len(layer) for layer in one.ablated] == [2, 2]
-        for layer, risks in enumerate(masked):
-            assert one.masked[layer].tolist() == risks.tolist()
-    numbers = experiments.effective_numbers(found)
+    zero = prompts.w.square().sum(-1)  # 50 prompts: nothing to trim
+    for row, model in enumerate(models):
+        rest = (model.settings.model, experiments.double(model), model.settings.task, prompts)
+        full, off = heads.masked_risks(*rest)
+        assert (found[row].full, ablated[row].full) == (full, full)
+        assert (found[row].zero, medians[row].zero) == pytest.approx(
+            (zero.mean().item(), zero.median().item())
+        )
+        np.testing.assert_array_equal(found[row].off, off)
+        np.testing.assert_array_equal(ablated[row].off, heads.mean_ablated_risks(*rest))
+        np.testing.assert_array_equal(medians[row].off, heads.masked_risks(*rest, torch.median)[1])
+    numbers = experiments.effective_numbers(found, "log ratio")
     assert numbers.shape == (3, 2)
-    by_hand = heads.importance(found[1].masked[0], found[1].full, found[1].zero)
+    by_hand = heads.importance(found[1].off[0], found[1].full, found[1].zero, "log ratio")
     assert numbers[1, 0] == heads.effective_number(by_hand)
-    by_hand = heads.importance(found[2].ablated[1], found[2].full, found[2].zero, "log ratio")
-    assert experiments.effective_numbers(found, "log ratio", ablated=True)[2, 1] == heads.effective_number(
-        by_hand
-    )
