@@ -29,10 +29,10 @@ ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
 STEPS = tuple(np.unique(np.geomspace(1, 10**9, 55).round().astype(int)).tolist())
 
 
-def evaluation_prompts(task: Task, n: int, prompts: int, seed: int) -> Prompts:
+def evaluation_prompts(task: Task, n: int, prompts: int, seed: int, queries: int = 1) -> Prompts:
     """The prompts (float64) that a seed is evaluated on."""
     generator = seeded("evaluation", seed, n)
-    return task.sample(prompts, n, generator=generator, dtype=torch.float64)
+    return task.sample(prompts, n, generator=generator, queries=queries, dtype=torch.float64)
 
 
 def reference(method: str, task: Task, n: int, max_steps: int = STEPS[-1]) -> Estimator:

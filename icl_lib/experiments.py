@@ -43,15 +43,14 @@ def ensemble(settings: Training, seeds: int, starts: Sequence[Weights] | None = 
     return trained([replace(settings, seed=seed) for seed in range(seeds)], starts=starts)
 
 
-def double(model: Trained) -> dict[str, Tensor]:
-    """A model's best weights in double precision, in which models are evaluated."""
-    return {name: weight.double() for name, weight in model.weights.items()}
+def double(weights: Weights) -> dict[str, Tensor]:
+    """Weights in double precision, in which models are evaluated."""
+    return {name: weight.double() for name, weight in weights.items()}
 
 
-def stacked(models: Sequence[Trained]) -> dict[str, Tensor]:
-    """The best weights of models of one shape as one ensemble (S, ...), in double precision."""
-    members = list(map(double, models))
-    return {name: torch.stack([weights[name] for weights in members]) for name in members[0]}
+def stacked(members: Sequence[Weights]) -> dict[str, Tensor]:
+    """Weights of models of one shape as one ensemble (S, ...), in double precision."""
+    return {name: torch.stack([weights[name] for weights in members]).double() for name in members[0]}
 
 
 def risk(model: Transformer, weights: Weights, task: Task, prompts: Prompts) -> np.ndarray:
@@ -64,7 +63,16 @@ def risks(
     models: Sequence[Trained], lengths: Sequence[int], prompts: int, task: Task | None = None
 ) -> np.ndarray:
     """1%-trimmed mean excess risk at each length, (models, lengths), on the task of training or another."""
-    task, model, weights = task or models[0].settings.task, models[0].settings.model, stacked(models)
+    settings = models[0].settings
+    weights = [model.weights for model in models]
+    return risks_of(settings.model, weights, task or settings.task, lengths, prompts)
+
+
+def risks_of(
+    model: Transformer, members: Sequence[Weights], task: Task, lengths: Sequence[int], prompts: int
+) -> np.ndarray:
+    """1%-trimmed mean excess risk at each length of each set of weights, (members, lengths)."""
+    weights = stacked(members)
     columns = [risk(model, weights, task, evaluation_prompts(task, n, prompts, SEED)) for n in lengths]
     return np.stack(columns, -1)
 
@@ -93,7 +101,7 @@ def maskings(
     drawn = evaluation_prompts(task, n, prompts, SEED, models[0].settings.queries)
     found = []
     with torch.no_grad():
-        for weights in map(double, models):
+        for weights in (double(trained.weights) for trained in models):
             nothing = weights | {"w_out": torch.zeros_like(weights["w_out"])}
             zero = average(model.excess_risk(nothing, task, drawn)).item()
             if ablate:

@@ -80,11 +80,13 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "symmetric": _table,  # weights of random sign
     "positive": _table,  # positive weights
     "small": _table,  # a model small enough for many seeds and long training
+    "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
     "head_counts": _list_of(partial(checks.integer, low=1, high=64)),  # H in every layer
     "first_heads": _list_of(partial(checks.integer, low=1, high=64)),  # heads of layer 1
     "depths": _list_of(partial(checks.integer, low=1, high=12)),  # layers L
     "eta": partial(checks.number, low=1e-6, high=10.0),
     "max_steps": partial(checks.integer, low=1, high=50),  # gradient steps T, one a layer
+    "refit_steps": partial(checks.integer, low=10, high=10_000_000),  # of training after pruning
 }
 
 

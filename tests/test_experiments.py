@@ -115,7 +115,7 @@ def test_maskings_are_those_of_each_model(models):
     prompts = evaluation_prompts(models[0].settings.task, 5, 50, experiments.SEED)
     zero = prompts.w.square().sum(-1)  # 50 prompts: nothing to trim
     for row, model in enumerate(models):
-        rest = (model.settings.model, experiments.double(model), model.settings.task, prompts)
+        rest = (model.settings.model, experiments.double(model.weights), model.settings.task, prompts)
         full, off = heads.masked_risks(*rest)
         assert (found[row].full, ablated[row].full) == (full, full)
         assert (found[row].zero, medians[row].zero) == pytest.approx(

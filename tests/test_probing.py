@@ -5,7 +5,8 @@ import torch
 
 from icl_lib import estimators, probing
 from icl_lib.constructions import preprocess_then_optimize_transformer
-from icl_lib.tasks import Task
+from icl_lib.settings import Training
+from icl_lib.tasks import Task, gram
 from icl_lib.transformer import Transformer
 
 TASK = Task(5, 2)
@@ -70,3 +71,77 @@ def test_distance_by_hand():
     assert probing.distance(w_hat, -2 * w_hat) == pytest.approx(0, abs=1e-6)
     assert probing.distance(w_hat, torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])) == pytest.approx(0.64)
     assert probing.distance(w_hat, torch.zeros(3, 2)) == 1
+
+
+def test_feature_map_is_the_stream_at_the_queries(prompts, generator):
+    model = Transformer(5, (2, 3), 7, 3, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    for layers in (0, 1, 2):
+        F = probing.feature_map(model, weights, prompts, layers)
+        asked = probing.features(model, weights, prompts, layers)[1]
+        torch.testing.assert_close(prompts.x_query @ F, asked)
+
+
+def test_descent_on_features_in_both_forms(generator):
+    prompts = TASK.sample(20, 11, generator=generator, queries=2, dtype=torch.float64)
+    model = Transformer(5, (2, 3), 7, 3, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    P = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    F = probing.feature_map(model, weights, prompts) @ P
+    w_hat = probing.descent_on(F, prompts.x, prompts.y, [1, 13])
+    predictions = (w_hat[:, :, None] * prompts.x_query).sum(-1)
+    torch.testing.assert_close(probing.descent_on_features(P, model, weights, prompts, [1, 13]), predictions)
+
+
+def test_products_of_the_construction_are_one_a_head():
+    _, weights = preprocess_then_optimize_transformer(5, 2, 0.1)
+    torch.testing.assert_close(
+        probing.products(weights), torch.stack([torch.diag(row) for row in torch.eye(5).double()])
+    )
+    assert probing.group_size(probing.products(weights).diagonal(dim1=-2, dim2=-1)) == pytest.approx(1)
+
+
+def test_products_are_the_part_of_the_features_that_is_linear_in_r(generator):
+    model = Transformer(3, (2,), 7, 5, init_scale=1.0)
+    weights = model.init(generator, torch.float64)
+    found = probing.products(weights)
+    for head in range(2):
+        alone = {name: part[head : head + 1] if part.ndim == 3 else part for name, part in weights.items()}
+        for i, j in ((0, 0), (0, 2), (2, 1)):
+            G = torch.zeros(1, 4, 4, dtype=torch.float64)
+            G[0, j, 3] = G[0, 3, j] = 1  # r = e_j and nothing else
+            added = model.layer_output(alone, G, weights["W_in"][None], 0)[0, i]
+            assert added.norm().item() == pytest.approx(found[head, i, j].item())
+
+
+def test_group_size_counts_equal_terms():
+    assert probing.group_size(torch.tensor([[1.0, -1, 0], [0, 0, 0]])) == pytest.approx(2)
+    assert probing.group_size(torch.tensor([[2.0, 0, 0], [0, 1, 1]])) == pytest.approx((4 * 1 + 2 * 2) / 6)
+
+
+def test_layers_of_the_construction_follow_their_algorithm():
+    # With a small step the constant one and that of the prompt have the same direction after one step.
+    model, weights = preprocess_then_optimize_transformer(5, 1, 1e-6)
+    found = probing.followed(model, weights, TASK, 13, 50)
+    assert set(found) == {
+        "gradient descent", "preconditioned descent", "preprocess-then-optimize", "ridge", "Bayes"
+    }  # fmt: skip
+    assert found["preprocess-then-optimize"].tolist() == pytest.approx([1, 0], abs=1e-9)
+    assert all(found[name][1] > 0.01 for name in found if name != "preprocess-then-optimize")
+    assert "Bayes" not in probing.followed(model, weights, Task(5, 2, weights="half-normal"), 13, 50)
+
+
+def test_probe_prompts_are_two_sets_of_the_lengths_of_training():
+    fitting, testing = probing.probe_prompts(Training(TASK, Transformer(5, (1,), 7), (7, 13)))
+    assert fitting.x.shape == testing.x.shape
+    assert not torch.equal(fitting.x, testing.x)
+    assert (int(fitting.n.min()), int(fitting.n.max())) == (7, 13)
+
+
+def test_whitened_prompts_have_covariance_one(prompts):
+    white = probing.whitened(prompts)
+    S = gram(white)[:, :5, :5]
+    torch.testing.assert_close(S, torch.eye(5, dtype=torch.float64).expand_as(S))
+    assert white.y is prompts.y
+    # The symmetric root: white prompts stay as they are.
+    torch.testing.assert_close(probing.whitened(white).x, white.x)

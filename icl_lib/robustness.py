@@ -1,0 +1,83 @@
+"""Claims A1 to A3 in one setting after another (claim A7): three shapes of model, four measures.
+
+With H heads in a layer or one, the shapes are one head everywhere, H heads in the first layer only, and
+H heads everywhere.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from icl_lib import experiments
+from icl_lib.claims import Test, verdict
+from icl_lib.intervals import Interval, ratio_interval, recovered, t_interval
+
+SHAPES = ("one", "first", "all")
+
+
+class Evidence(NamedTuple):
+    """What the models of one setting show, each entry over seeds."""
+
+    heads: int  # H
+    risk: dict[str, Float[np.ndarray, " seeds"]]  # of each shape
+    effective: dict[str, Float[np.ndarray, "seeds layers"]]  # number of heads of every layer, by shape
+    least: dict[str, Float[np.ndarray, " seeds"]]  # least rise of the risk, as a factor, without a first head
+
+    def measures(self) -> dict[str, Interval]:
+        """The number behind each claim, with its interval over seeds."""
+        return {
+            "A1": ratio_interval(self.risk["all"], self.risk["one"]),
+            "A2-first": t_interval(self.effective["all"][:, 0] / self.heads),
+            "A2-later": t_interval(self.effective["all"][:, 1:].max(1)),
+            "A3": recovered(self.risk["first"], self.risk["one"], self.risk["all"]),
+        }
+
+
+def shapes(heads: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """Heads in each layer, by shape."""
+    return {
+        "one": (1,) * layers,
+        "first": (heads,) + (1,) * (layers - 1),
+        "all": (heads,) * layers,
+    }
+
+
+def evidence(
+    setting: Mapping[str, object], heads: int, seeds: int, prompts: int, **changes: object
+) -> Evidence:
+    """Train the three shapes in a setting with some `changes` and evaluate them at its middle length."""
+    n = experiments.lengths(setting)
+    middle, layers = n[len(n) // 2], changes.get("layers", setting["layers"])
+    risk, effective, least = {}, {}, {}
+    for shape, in_layers in shapes(heads, layers).items():
+        models = experiments.ensemble(experiments.training(setting, in_layers, **changes), seeds)
+        found = experiments.maskings(models, middle, prompts)
+        risk[shape] = np.array([one.full for one in found])
+        effective[shape] = experiments.effective_numbers(found)
+        least[shape] = np.array([np.nanmin(one.off[0]) / one.full for one in found])
+    return Evidence(heads, risk, effective, least)
+
+
+def worst(test: Test, found: Mapping[str, Interval]) -> str:
+    """The setting whose value is furthest on the wrong side, or least far on the right one."""
+    sign = 1 if test.sense == "<=" else -1
+    return max(found, key=lambda name: sign * found[name].mean)
+
+
+def table(tests: Mapping[str, Test], found: Mapping[str, Mapping[str, Interval]]) -> str:
+    """Markdown: settings by measures, each with its value, interval and verdict."""
+    heads = [f"{name}, bar {_sense(test)} {test.threshold:g}" for name, test in tests.items()]
+    lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(tests) + 1) + "|"]
+    for setting, measures in found.items():
+        cells = [
+            f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}] *{verdict(tests[name], value)}*"
+            for name, value in measures.items()
+        ]
+        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _sense(test: Test) -> str:
+    return "≤" if test.sense == "<=" else "≥"

@@ -1,0 +1,70 @@
+"""Claims A1 to A3 over settings: shapes, measures, the worst setting, the table."""
+
+import numpy as np
+import pytest
+import torch
+
+from icl_lib import experiments, heads, robustness
+from icl_lib.baselines import evaluation_prompts
+from icl_lib.claims import Test
+from icl_lib.intervals import Interval
+from icl_lib.training import trimmed_mean
+
+SETTING = dict(d=3, s=2, sigma=0.5, weights="half-normal", n_range=[5, 11], layers=3, D=7, k=2, steps=12)
+SETTING |= dict(batch=4, lr=0.01)
+AT_MOST = Test("A7.A1", "a ratio", "<=", 1.0, "equal is 1")
+AT_LEAST = Test("A7.A3", "a share", ">=", 0.8, "most of it")
+
+
+def test_measures_by_hand():
+    found = robustness.Evidence(
+        heads=4,
+        risk={"one": np.array([4.0, 8.0]), "first": np.array([2.0, 5.0]), "all": np.array([2.0, 4.0])},
+        effective={"all": np.array([[2.0, 1.0, 3.0], [4.0, 2.0, 1.0]])},
+        least={},
+    ).measures()
+    assert {name: value.mean for name, value in found.items()} == pytest.approx(
+        {"A1": 0.5, "A2-first": 0.75, "A2-later": 2.5, "A3": 0.875}
+    )
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": "softmax", "queries": 5}, {"layers": 2}])
+def test_evidence_is_that_of_the_trained_models(tmp_path, monkeypatch, changes):
+    monkeypatch.setenv("ICL_CACHE", str(tmp_path))
+    found = robustness.evidence(SETTING, 2, 2, 20, **changes)
+    layers = changes.get("layers", 3)
+    assert robustness.shapes(2, layers) == {
+        "one": (1,) * layers,
+        "first": (2,) + (1,) * (layers - 1),
+        "all": (2,) * layers,
+    }
+    models = experiments.ensemble(experiments.training(SETTING, (2,) * layers, **changes), 2)
+    settings, weights = models[1].settings, experiments.double(models[1].weights)
+    task, model = settings.task, settings.model
+    drawn = evaluation_prompts(task, 8, 20, experiments.SEED, changes.get("queries", 1))
+    with torch.no_grad():
+        full, masked = heads.masked_risks(model, weights, task, drawn)
+        nothing = weights | {"w_out": 0 * weights["w_out"]}
+        zero = trimmed_mean(model.excess_risk(nothing, task, drawn)).item()
+    assert found.risk["all"][1] == pytest.approx(full)
+    assert found.least["all"][1] == pytest.approx(min(masked[0]) / full)
+    numbers = [heads.effective_number(heads.importance(off, full, zero)) for off in masked]
+    assert found.effective["all"][1] == pytest.approx(numbers)
+    assert {shape: values.shape for shape, values in found.effective.items()} == dict.fromkeys(
+        robustness.SHAPES, (2, layers)
+    )
+
+
+def test_the_worst_setting_is_the_one_furthest_on_the_wrong_side():
+    found = {name: Interval(mean, mean - 1, mean + 1) for name, mean in (("a", 0.5), ("b", 0.9), ("c", 0.7))}
+    assert robustness.worst(AT_MOST, found) == "b"
+    assert robustness.worst(AT_LEAST, found) == "a"
+
+
+def test_the_table_has_a_row_a_setting():
+    found = {"base": {"A1": Interval(0.5, 0.4, 0.6), "A3": Interval(0.7, 0.5, 0.9)}}
+    assert robustness.table({"A1": AT_MOST, "A3": AT_LEAST}, found).splitlines() == [
+        "| setting | A1, bar ≤ 1 | A3, bar ≥ 0.8 |",
+        "|---|---|---|",
+        "| base | 0.50 [0.40, 0.60] *reproduced* | 0.70 [0.50, 0.90] *partly* |",
+    ]
