@@ -135,7 +135,10 @@ def paper_file(chapter: str) -> Path:
 
 
 def paper_profile(chapter: str) -> str:
-    """Markdown: a chapter's claims at the papers' sizes, or how to get them where none are committed."""
+    """Markdown: a chapter's claims at the papers' sizes (its numbers, where it tests no claim).
+
+    Where none are committed, how to get them.
+    """
     path = paper_file(chapter)
     if not path.exists():
         return (
@@ -146,7 +149,13 @@ def paper_profile(chapter: str) -> str:
     found = json.loads(path.read_text())
     about = found["provenance"]
     made = f"Profile `paper`, {about['seeds']} seeds, on {about['device']}, commit {about['commit']}:"
-    return "\n\n".join([made, claims.rows(found["claims"])])
+    numbers = [f"| {name} | {value:.3g} |" for name, value in found["numbers"].items()]
+    shown = (
+        claims.rows(found["claims"])
+        if found["claims"]
+        else "\n".join(["| number | value |", "|---|---|", *numbers])
+    )
+    return "\n\n".join([made, shown])
 
 
 def begin(chapter: str, profile: str, **given: object) -> tuple[SimpleNamespace, Results]:

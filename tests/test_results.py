@@ -132,6 +132,9 @@ def test_results_of_the_paper_profile_or_a_place_for_them(record, tmp_path, monk
     shown = results.paper_profile("01_task")
     assert "3 seeds, on " in shown
     assert "| A5.x | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in shown
+    contents = json.loads(path.read_text())
+    path.write_text(json.dumps(contents | {"claims": [], "numbers": {"gain": 2.5}}))
+    assert "| gain | 2.5 |" in results.paper_profile("01_task")
 
 
 def test_library_hash_covers_what_is_imported():
