@@ -64,7 +64,7 @@ def refresh_all(chapters: dict[str, Chapter], profile: str, jobs: int) -> int:
     failed, running = set(), {}
     with ThreadPoolExecutor(jobs) as pool:
         while order.is_active():
-            for name in order.get_ready():
+            for name in reversed(order.get_ready()):  # later ones train longer, short ones fill the gaps
                 running[pool.submit(refresh, chapters[name], profile, failed)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)

@@ -181,6 +181,11 @@ def table(results: Mapping[str, Mapping]) -> str:
     return "\n".join(lines)
 
 
+def bar(sense: str, threshold: float) -> str:
+    """A test's side and threshold as a page shows them."""
+    return f"{'≤' if sense == '<=' else '≥'}\N{NO-BREAK SPACE}{threshold:.3g}"
+
+
 def rows(tests: Sequence[Mapping]) -> str:
     """Markdown: the tests of one results file and their verdicts."""
     return "\n".join([*_HEAD, *(f"| {test['id']} | {test['metric']} {_row(test)}" for test in tests)])
@@ -191,8 +196,7 @@ _HEAD = ("| claim | measured | value [95% interval] | bar | verdict |", "|---|--
 
 def _row(test: Mapping) -> str:
     low, high = test["interval"]
-    value = f"{test['value']:.3g} [{low:.3g}, {high:.3g}]"
+    value = f"{test['value']:.3g} [{low:.3g},\N{NO-BREAK SPACE}{high:.3g}]"
     if test["interval_kind"] != OVER_SEEDS:
         value += f" ({test['interval_kind']})"
-    bar = f"{'≤' if test['sense'] == '<=' else '≥'} {test['threshold']:.3g}"
-    return f"| {value} | {bar} | {test['verdict']} |"
+    return f"| {value} | {bar(test['sense'], test['threshold'])} | {test['verdict']} |"

@@ -140,6 +140,12 @@ def references(
     return table
 
 
+def middle(setting: Mapping[str, object]) -> int:
+    """The context length in the middle of `lengths`, at which models are compared."""
+    found = lengths(setting)
+    return found[len(found) // 2]
+
+
 def lengths(setting: Mapping[str, object], points: int = 5) -> list[int]:
     """Context lengths evenly spread over those of training; the middle one is in the middle."""
     low, high = setting["n_range"]

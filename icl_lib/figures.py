@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+from icl_lib.claims import NOT_REPRODUCED, PARTLY, REPRODUCED
 from icl_lib.intervals import Interval
 
 _LOOKS = {
@@ -25,7 +26,7 @@ _LOOKS = {
     "preprocess-then-optimize": ("#D55E00", "-", "D"),
 }
 
-_VERDICTS = {"reproduced": ("#0072B2", "o"), "partly": ("#E69F00", "D"), "not reproduced": ("#D55E00", "X")}
+_VERDICTS = {REPRODUCED: ("#0072B2", "o"), PARTLY: ("#E69F00", "D"), NOT_REPRODUCED: ("#D55E00", "X")}
 
 
 def set_style() -> None:

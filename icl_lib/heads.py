@@ -36,7 +36,7 @@ def one_head_off(heads: Sequence[int], layer: int, head: int) -> list[Tensor]:
 def masked_risks(
     model: Transformer, weights: Weights, task: Task, prompts: Prompts, average: Average = trimmed_mean
 ) -> tuple[float, list[np.ndarray]]:
-    """Risk of the full model, and in each layer (H,) the risk with each head off; 1%-trimmed means."""
+    """Risk of the full model, and in each layer (H,) the risk with each head off: averages over prompts."""
 
     def risk(masks: list[Tensor]) -> float:
         masked = mask_heads(weights, [mask.to(prompts.x) for mask in masks])

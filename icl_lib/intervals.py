@@ -1,4 +1,5 @@
-"""Intervals over seeds. A seed is a replicate: its own training and its own evaluation prompts."""
+"""Intervals over seeds. A seed is a replicate: of a method, its own evaluation prompts; of a model, its own
+training, and all models are evaluated on the same prompts."""
 
 from typing import NamedTuple
 

@@ -18,6 +18,11 @@ PROFILES = ("smoke", "laptop", "paper")
 PROFILE_FILE = PACKAGE / "profiles.toml"
 
 
+# What a table such as `symmetric` may set: a model, its task and its training.
+OF_A_SETTING = ("d", "s", "sigma", "weights", "n_range", "layers", "D", "k", "attention", "init_scale")
+OF_A_SETTING += ("steps", "batch", "queries", "lr", "weight_decay", "curriculum_mean")
+
+
 def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
     def check_list(name: str, value: object) -> None:
         if not isinstance(value, list) or not value:
@@ -27,8 +32,21 @@ def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], No
             )
         for item in value:
             check(f"an item of {name}", item)
+        if len(set(value)) < len(value):
+            raise ValueError(f"{name} = {value!r}: allowed is a list without repeats")
 
     return check_list
+
+
+def _rising(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    check_list = _list_of(check)
+
+    def check_rising(name: str, value: object) -> None:
+        check_list(name, value)
+        if len(value) < 2 or value != sorted(value):
+            raise ValueError(f"{name} = {value!r}: allowed is a rising list of two values or more")
+
+    return check_rising
 
 
 def _range(name: str, value: object) -> None:
@@ -44,6 +62,9 @@ def _table(name: str, value: object) -> None:
         raise ValueError(
             f'{name} = {value!r}: allowed is a table of parameters (with papermill: -y "{name}: {{d: 5}}")'
         )
+    for part in value:
+        if part not in OF_A_SETTING:
+            raise ValueError(f"{part} in {name}: allowed are the parameters {', '.join(OF_A_SETTING)}")
     check(value)
 
 
@@ -65,7 +86,7 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     # Of a model and its training, in a table such as `symmetric`:
     "weights": partial(checks.one_of, allowed=WEIGHTS),
     "n_range": _range,
-    "layers": partial(checks.integer, low=1, high=12),
+    "layers": partial(checks.integer, low=2, high=12),
     "D": partial(checks.integer, low=2, high=4096),
     "k": partial(checks.integer, low=1, high=4096),
     "attention": partial(checks.one_of, allowed=ATTENTION),
@@ -75,15 +96,15 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "queries": partial(checks.integer, low=1, high=1024),
     "lr": partial(checks.number, low=0.0, high=1.0),
     "weight_decay": _decay,
-    "weight_decays": _list_of(_decay),
+    "weight_decays": _rising(_decay),
     "curriculum_mean": partial(checks.number, low=0.0, high=10.0),
     "symmetric": _table,  # weights of random sign
     "positive": _table,  # positive weights
     "small": _table,  # a model small enough for many seeds and long training
     "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
-    "head_counts": _list_of(partial(checks.integer, low=1, high=64)),  # H in every layer
+    "head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H in every layer
     "first_heads": _list_of(partial(checks.integer, low=1, high=64)),  # heads of layer 1
-    "depths": _list_of(partial(checks.integer, low=1, high=12)),  # layers L
+    "depths": _list_of(partial(checks.integer, low=2, high=12)),  # layers L
     "eta": partial(checks.number, low=1e-6, high=10.0),
     "max_steps": partial(checks.integer, low=1, high=50),  # gradient steps T, one a layer
     "refit_steps": partial(checks.integer, low=10, high=10_000_000),  # of training after pruning

@@ -60,12 +60,12 @@ def with_preprocessing_heads(model: Transformer, weights: Weights, apart: bool =
     x = wide["W_in"][:-1]  # (d, D)
     read = torch.linalg.pinv(wide["W_in"]).mT[:, :, None]  # (p, D, 1)
     none = wide["W_Q.0"].new_zeros(d, *wide["W_Q.0"].shape[1:])
-    first = torch.nn.functional.pad  # columns of a head that are not used stay zero
-    unused = (0, none.shape[-1] - 1)
+    pad = torch.nn.functional.pad
+    unused = (0, none.shape[-1] - 1)  # columns of a head that stay zero
     extra = {
-        "Q": first(read[:-1], unused),
-        "K": first(read[:-1], unused),
-        "V": first(read[-1:].expand(d, -1, -1), unused),
+        "Q": pad(read[:-1], unused),
+        "K": pad(read[:-1], unused),
+        "V": pad(read[-1:].expand(d, -1, -1), unused),
         "O": none.mT,
     }
     extended = dict(wide)

@@ -50,9 +50,10 @@ def probe_prompts(settings: Training) -> tuple[Prompts, Prompts]:
 
 
 def whitened(prompts: Prompts) -> Prompts:
-    """The prompts with context covariates x S^-1/2, whose sample covariance is I (n >= d)."""
+    """The prompts with context covariates x S^-1/2, of sample covariance I, same w and noise (n >= d)."""
     spectrum, U = torch.linalg.eigh(prompts.x.mT @ prompts.x / prompts.n[:, None, None])
-    return prompts._replace(x=prompts.x @ (U * spectrum.rsqrt()[:, None]) @ U.mT)
+    x = prompts.x @ (U * spectrum.rsqrt()[:, None]) @ U.mT
+    return prompts._replace(x=x, y=prompts.y + ((x - prompts.x) @ prompts.w[..., None])[..., 0])
 
 
 def probe(model: Transformer, weights: Weights, prompts: Prompts, layers: int = 1) -> Float[Tensor, "D d"]:
@@ -88,19 +89,6 @@ def group_size(a: Float[Tensor, "H d"]) -> float:
     strength = square.sum(-1)
     effective = strength.square() / square.square().sum(-1).clamp_min(torch.finfo(a.dtype).tiny)
     return ((strength * effective).sum() / strength.sum()).item()
-
-
-def descent_on_features(
-    P: Tensor, model: Transformer, weights: Weights, prompts: Prompts, steps: Sequence[int]
-) -> Float[Tensor, "steps B queries"]:
-    """Predictions at the queries of gradient descent on the first layer's probed features P^T z.
-
-    The step is 1 / lambda_max of the features' covariance in each prompt, as for raw features
-    (`estimators.gradient_descent`).
-    """
-    context, asked = (z @ P for z in features(model, weights, prompts))
-    w = estimators.gradient_descent(context, prompts.y, steps)  # (steps, B, d)
-    return (asked @ w[..., None])[..., 0]
 
 
 def feature_map(

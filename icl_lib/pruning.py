@@ -59,8 +59,9 @@ def refit(
 ) -> list[Weights]:
     """Weights after fitting anew `what` of REFITS; models are those that the small ones came from.
 
-    All weights: training goes on for so many steps, with the settings of the first training and without
-    its curriculum. The read-out: see `heads.refit_read_out`, on prompts of the lengths of training.
+    All weights: so many further steps with the settings of the first training, its schedule from the start,
+    without its curriculum; the prompts are those that the first training began with. The read-out: see
+    `heads.refit_read_out`, on prompts of the lengths of training.
     """
     checks.one_of("what", what, REFITS)
     settings = models[0].settings

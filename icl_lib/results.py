@@ -2,7 +2,7 @@
 
 _build/<profile>/results/<chapter>.json
     parameters   what the chapter ran with
-    series       every plotted curve: name, x, mean, low, high, values (seeds, points)
+    series       every curve: name, x, mean, and over seeds low, high, values (seeds, points)
     numbers      every number that the prose quotes
     claims       every test of a claim, with its threshold, value, interval and verdict
     provenance   commit, library hash, versions, device, seconds, the command that makes it again
@@ -46,6 +46,12 @@ class Results:
         lists = {"x": x, "values": values, **interval._asdict()}
         self._series[name] = {"name": name} | {key: part.tolist() for key, part in lists.items()}
         return interval
+
+    def line(self, name: str, x: ArrayLike, values: ArrayLike) -> None:
+        """Record a curve without replicates, values (points) over x (points): a reference line."""
+        _new(name, self._series)
+        _finite(name, x, values)
+        self._series[name] = {"name": name, "x": np.asarray(x).tolist(), "mean": np.asarray(values).tolist()}
 
     def number(self, name: str, value: float) -> None:
         """Record a number and glue it under its name, for the prose to quote."""
@@ -143,8 +149,8 @@ def paper_profile(chapter: str) -> str:
     if not path.exists():
         return (
             "*This place is for the chapter's results at the papers' sizes (profile `paper`). None are"
-            " committed: they take an accelerator, and none was at hand. On a machine with one,*"
-            " `make paper-profile` *makes them, for all chapters on trained models.*"
+            " committed: they take an accelerator. On a machine with one,* `make paper-profile` *makes them,"
+            " for all chapters on trained models.*"
         )
     found = json.loads(path.read_text())
     about = found["provenance"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from icl_lib import experiments
-from icl_lib.claims import Test, verdict
+from icl_lib.claims import Test, bar, verdict
 from icl_lib.intervals import Interval, ratio_interval, recovered, t_interval
 
 SHAPES = ("one", "first", "all")
@@ -48,8 +48,7 @@ def evidence(
     setting: Mapping[str, object], heads: int, seeds: int, prompts: int, **changes: object
 ) -> Evidence:
     """Train the three shapes in a setting with some `changes` and evaluate them at its middle length."""
-    n = experiments.lengths(setting)
-    middle, layers = n[len(n) // 2], changes.get("layers", setting["layers"])
+    middle, layers = experiments.middle(setting), changes.get("layers", setting["layers"])
     risk, effective, least = {}, {}, {}
     for shape, in_layers in shapes(heads, layers).items():
         models = experiments.ensemble(experiments.training(setting, in_layers, **changes), seeds)
@@ -61,14 +60,16 @@ def evidence(
 
 
 def worst(test: Test, found: Mapping[str, Interval]) -> str:
-    """The setting whose value is furthest on the wrong side, or least far on the right one."""
-    sign = 1 if test.sense == "<=" else -1
-    return max(found, key=lambda name: sign * found[name].mean)
+    """The setting whose whole interval is furthest on the wrong side: a claim over all cannot do better.
+
+    The bound that decides `not reproduced` ranks, so that a setting is not the worst for its noise alone.
+    """
+    return max(found, key=lambda name: found[name].low if test.sense == "<=" else -found[name].high)
 
 
 def table(tests: Mapping[str, Test], found: Mapping[str, Mapping[str, Interval]]) -> str:
     """Markdown: settings by measures, each with its value, interval and verdict."""
-    heads = [f"{name}, bar {_sense(test)} {test.threshold:g}" for name, test in tests.items()]
+    heads = [f"{name}, bar {bar(test.sense, test.threshold)}" for name, test in tests.items()]
     lines = [f"| setting | {' | '.join(heads)} |", "|---" * (len(tests) + 1) + "|"]
     for setting, measures in found.items():
         cells = [
@@ -77,7 +78,3 @@ def table(tests: Mapping[str, Test], found: Mapping[str, Mapping[str, Interval]]
         ]
         lines.append(f"| {setting} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _sense(test: Test) -> str:
-    return "≤" if test.sense == "<=" else "≥"

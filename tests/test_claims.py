@@ -118,7 +118,7 @@ def test_table_lists_every_claim_once():
         assert sum(f"**{claim}**" in line or f"**[{claim}](" in line for line in lines) == 1
     joint = next(line for line in lines if "**[A5]" in line)
     assert joint.endswith("| **partly** |")
-    assert "| | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in lines
+    assert "| | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | reproduced |" in lines
 
 
 def test_table_has_tests_of_other_chapters_too():
@@ -128,7 +128,10 @@ def test_table_has_tests_of_other_chapters_too():
         other: {"claims": [entry("A2.b", PARTLY), entry("A6.a", REPRODUCED)]},
     }
     lines = table(found).splitlines()
-    assert f"| | ratio ([more]({other})) | 0.5 [0.4, 0.6] | ≤ 1 | partly |" in lines
+    assert (
+        f"| | ratio ([more]({other})) | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | partly |"
+        in lines
+    )
     assert next(line for line in lines if "**[A2]" in line).endswith("| **partly** |")
     with pytest.raises(LookupError, match="its results have no test of claim A2"):
         table({own: {"claims": []}, other: found[other]})
@@ -136,7 +139,7 @@ def test_table_has_tests_of_other_chapters_too():
 
 def test_rows_list_one_files_tests():
     assert rows([entry("A5.a", REPRODUCED)]).splitlines()[2:] == [
-        "| A5.a | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |"
+        "| A5.a | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | reproduced |"
     ]
 
 

@@ -59,7 +59,8 @@ def test_a_table_is_given_in_part_and_checked():
     assert run.positive == rest.positive | {"sigma": 1.0}
     for value, message in (
         ({"sigma": -1}, "sigma = -1: allowed is a number from"),
-        ({"sgima": 1}, "sgima = 1: allowed are the parameters"),
+        ({"sgima": 1}, "sgima in positive: allowed are the parameters d, s"),
+        ({"seeds": 5}, "seeds in positive: allowed are the parameters d, s"),
         (0.5, "positive = 0.5: allowed is a table of parameters"),
         ({"n_range": [8]}, r"n_range = \[8\]: allowed is a list of two lengths"),
         ({"n_range": [8, 4]}, r"the high end of n_range = 4: allowed is an integer >= 8"),
@@ -106,6 +107,7 @@ def test_lengths_are_those_of_training():
     assert experiments.lengths({"n_range": [16, 48]}) == [16, 24, 32, 40, 48]
     assert experiments.lengths({"n_range": [5, 6]}) == [5, 6]
     assert experiments.lengths({"n_range": [7, 7]}) == [7]
+    assert experiments.middle({"n_range": [16, 48]}) == 32
 
 
 def test_maskings_are_those_of_each_model(models):

@@ -23,6 +23,9 @@ from icl_lib.provenance import imported_modules, library_hash, module_closure
         (dict(seeds=2.0), "seeds = 2.0: allowed is an integer"),
         (dict(sigmas=0.5), r"sigmas = 0.5: allowed is a list that is not empty .*-y"),
         (dict(sigmas=[]), r"sigmas = \[\]: allowed is a list"),
+        (dict(sigmas=[0.5, 0.5]), r"sigmas = \[0.5, 0.5\]: allowed is a list without repeats"),
+        (dict(head_counts=[8]), r"head_counts = \[8\]: allowed is a rising list of two values or more"),
+        (dict(head_counts=[8, 1]), r"head_counts = \[8, 1\]: allowed is a rising list"),
         (dict(sigmas=[0.5, -1]), "an item of sigmas = -1: allowed is a number"),
         (dict(profile=None), "profile = None: allowed is 'smoke'"),
         (dict(sigma=float("inf")), "sigma = inf: allowed is a number"),
@@ -75,6 +78,7 @@ def test_the_file_holds_what_was_recorded(record, tmp_path):
     interval = record.series("risk", [1, 2], [[1.0, 3.0], [3.0, 5.0]])
     assert interval.mean.tolist() == [2.0, 4.0]
     record.number("gain", 2.5)
+    record.line("ridge", [1, 2], [4.0, 2.0])
     line = record.claim(Test("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, 0.4, 0.6))
     assert line == "A5.x: reproduced, 0.5 [0.4, 0.6], bar <= 1"
     record.save()
@@ -82,7 +86,8 @@ def test_the_file_holds_what_was_recorded(record, tmp_path):
     contents = json.loads(path.read_text())
     assert path.name == "01_task.json"
     assert contents["parameters"] == {"profile": "smoke", "seeds": 3, "d": 5}
-    (series,) = contents["series"]
+    series, line = contents["series"]
+    assert line == {"name": "ridge", "x": [1, 2], "mean": [4.0, 2.0]}
     assert series.keys() == {"name", "x", "values", "mean", "low", "high"}
     assert series["values"] == [[1.0, 3.0], [3.0, 5.0]]
     assert contents["numbers"] == {"gain": 2.5}
@@ -131,7 +136,7 @@ def test_results_of_the_paper_profile_or_a_place_for_them(record, tmp_path, monk
     (tmp_path / "01_task.json").rename(path)
     shown = results.paper_profile("01_task")
     assert "3 seeds, on " in shown
-    assert "| A5.x | ratio | 0.5 [0.4, 0.6] | ≤ 1 | reproduced |" in shown
+    assert "| A5.x | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | reproduced |" in shown
     contents = json.loads(path.read_text())
     path.write_text(json.dumps(contents | {"claims": [], "numbers": {"gain": 2.5}}))
     assert "| gain | 2.5 |" in results.paper_profile("01_task")

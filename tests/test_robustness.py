@@ -55,8 +55,10 @@ def test_evidence_is_that_of_the_trained_models(tmp_path, monkeypatch, changes):
     )
 
 
-def test_the_worst_setting_is_the_one_furthest_on_the_wrong_side():
+def test_the_worst_setting_is_the_one_whose_interval_is_furthest_on_the_wrong_side():
+    # d has the worst mean on both sides of a bar, but an interval too wide to say so
     found = {name: Interval(mean, mean - 1, mean + 1) for name, mean in (("a", 0.5), ("b", 0.9), ("c", 0.7))}
+    found["d"] = Interval(1.2, -5.0, 7.4)
     assert robustness.worst(AT_MOST, found) == "b"
     assert robustness.worst(AT_LEAST, found) == "a"
 
@@ -64,7 +66,7 @@ def test_the_worst_setting_is_the_one_furthest_on_the_wrong_side():
 def test_the_table_has_a_row_a_setting():
     found = {"base": {"A1": Interval(0.5, 0.4, 0.6), "A3": Interval(0.7, 0.5, 0.9)}}
     assert robustness.table({"A1": AT_MOST, "A3": AT_LEAST}, found).splitlines() == [
-        "| setting | A1, bar ≤ 1 | A3, bar ≥ 0.8 |",
+        "| setting | A1, bar ≤\N{NO-BREAK SPACE}1 | A3, bar ≥\N{NO-BREAK SPACE}0.8 |",
         "|---|---|---|",
         "| base | 0.50 [0.40, 0.60] *reproduced* | 0.70 [0.50, 0.90] *partly* |",
     ]
