@@ -103,6 +103,7 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "small": _table,  # a model small enough for many seeds and long training
     "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
     "head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H in every layer
+    "deep_head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H at other depths
     "first_heads": _list_of(partial(checks.integer, low=1, high=64)),  # heads of layer 1
     "depths": _list_of(partial(checks.integer, low=2, high=12)),  # layers L
     "eta": partial(checks.number, low=1e-6, high=10.0),
