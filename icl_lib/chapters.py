@@ -29,8 +29,7 @@ from papermill.exceptions import PapermillExecutionError
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 from icl_lib import parameters
-from icl_lib.provenance import ROOT, imported_modules, library_hash
-from icl_lib.results import paper_file
+from icl_lib.provenance import ROOT, imported_modules, library_hash, paper_file
 
 BOOK, TOC, LOCK = ROOT / "book", ROOT / "_toc.yml", ROOT / "requirements.lock"
 BUILD = Path(os.environ.get("ICL_BUILD") or ROOT / "_build").absolute()

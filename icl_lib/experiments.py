@@ -99,18 +99,31 @@ def maskings(
     """
     task, model = models[0].settings.task, models[0].settings.model
     drawn = evaluation_prompts(task, n, prompts, SEED, models[0].settings.queries)
-    found = []
+    return [
+        masking(model, double(trained.weights), task, drawn, ablate=ablate, average=average)
+        for trained in models
+    ]
+
+
+def masking(
+    model: Transformer,
+    weights: Weights,
+    task: Task,
+    prompts: Prompts,
+    *,
+    ablate: bool = False,
+    average: heads.Average = trimmed_mean,
+) -> Masking:
+    """The risks of one set of weights with one head off (see `maskings`)."""
+    nothing = dict(weights) | {"w_out": torch.zeros_like(weights["w_out"])}
     with torch.no_grad():
-        for weights in (double(trained.weights) for trained in models):
-            nothing = weights | {"w_out": torch.zeros_like(weights["w_out"])}
-            zero = average(model.excess_risk(nothing, task, drawn)).item()
-            if ablate:
-                full = average(model.excess_risk(weights, task, drawn)).item()
-                off = heads.mean_ablated_risks(model, weights, task, drawn, average)
-            else:
-                full, off = heads.masked_risks(model, weights, task, drawn, average)
-            found.append(Masking(full, zero, off))
-    return found
+        zero = average(model.excess_risk(nothing, task, prompts)).item()
+        if ablate:
+            full = average(model.excess_risk(weights, task, prompts)).item()
+            off = heads.mean_ablated_risks(model, weights, task, prompts, average)
+        else:
+            full, off = heads.masked_risks(model, weights, task, prompts, average)
+    return Masking(full, zero, off)
 
 
 def effective_numbers(found: Sequence[Masking], scale: str = "bounded") -> np.ndarray:

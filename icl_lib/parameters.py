@@ -11,8 +11,6 @@ from types import SimpleNamespace
 
 from icl_lib import checks
 from icl_lib.provenance import PACKAGE
-from icl_lib.tasks import WEIGHTS
-from icl_lib.transformer import ATTENTION
 
 PROFILES = ("smoke", "laptop", "paper")
 PROFILE_FILE = PACKAGE / "profiles.toml"
@@ -47,6 +45,19 @@ def _rising(check: Callable[[str, object], None]) -> Callable[[str, object], Non
             raise ValueError(f"{name} = {value!r}: allowed is a rising list of two values or more")
 
     return check_rising
+
+
+# Both import torch, which takes seconds: the driver is to start without it.
+def _weights(name: str, value: object) -> None:
+    from icl_lib.tasks import WEIGHTS
+
+    checks.one_of(name, value, WEIGHTS)
+
+
+def _attention(name: str, value: object) -> None:
+    from icl_lib.transformer import ATTENTION
+
+    checks.one_of(name, value, ATTENTION)
 
 
 def _range(name: str, value: object) -> None:
@@ -84,12 +95,12 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "lengths": _list_of(_size),  # context lengths n on an axis
     "sparsities": _list_of(partial(checks.integer, low=1, high=64)),
     # Of a model and its training, in a table such as `symmetric`:
-    "weights": partial(checks.one_of, allowed=WEIGHTS),
+    "weights": _weights,
     "n_range": _range,
     "layers": partial(checks.integer, low=2, high=12),
     "D": partial(checks.integer, low=2, high=4096),
     "k": partial(checks.integer, low=1, high=4096),
-    "attention": partial(checks.one_of, allowed=ATTENTION),
+    "attention": _attention,
     "init_scale": partial(checks.number, low=0.0, high=10.0),
     "steps": partial(checks.integer, low=10, high=10_000_000),
     "batch": partial(checks.integer, low=1, high=65_536),

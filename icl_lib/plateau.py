@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 from torch import Tensor
 
-from icl_lib.heads import effective_number, importance, masked_risks
+from icl_lib import experiments
 from icl_lib.intervals import LEVEL, Interval
 from icl_lib.settings import Training, penalty
 from icl_lib.tasks import Prompts
-from icl_lib.training import TRIM, Trained, trimmed_mean
+from icl_lib.training import TRIM, Trained
 from icl_lib.transformer import Transformer, Weights
 
 Curve = Float[Tensor, "grid B"]  # the training loss of each prompt
@@ -160,15 +160,14 @@ def landscape(trained: Trained, prompts: Prompts, grid: Sequence[float], apart: 
 
 def effective_heads(trained: Trained, prompts: Prompts) -> np.ndarray:
     """Effective number of heads of layer 1, by bounded importance, at each kept look but the first."""
-    settings = trained.settings
-    zero = trimmed_mean(settings.task.excess_risk(torch.zeros_like(prompts.w), prompts.w)).item()
-    numbers = []
-    for look in range(1, len(trained.kept["w_out"])):
-        weights = {name: W[look] for name, W in trained.kept.items()}
-        with torch.no_grad():
-            full, masked = masked_risks(settings.model, weights, settings.task, prompts)
-        numbers.append(effective_number(importance(masked[0], full, zero)))
-    return np.array(numbers)
+    settings, looks = trained.settings, range(1, len(trained.kept["w_out"]))
+    found = [
+        experiments.masking(
+            settings.model, {name: W[look] for name, W in trained.kept.items()}, settings.task, prompts
+        )
+        for look in looks
+    ]
+    return experiments.effective_numbers(found)[:, 0]
 
 
 def leaving_look(risk: ArrayLike, level: float, share: float = 0.9) -> int | None:

@@ -23,6 +23,11 @@ def home() -> Path:
     return ROOT if (ROOT / "_toc.yml").exists() else Path.cwd()
 
 
+def paper_file(chapter: str) -> Path:
+    """Where a chapter's committed results of the paper profile are, which takes an accelerator."""
+    return home() / "book" / "data" / "paper_profile" / f"{chapter}.json"
+
+
 def imported_modules(source: str) -> set[str]:
     """Names of the `icl_lib` modules that a piece of Python source imports, without the prefix."""
     found = set()

@@ -41,9 +41,7 @@ def versions(models: Sequence[Trained], n: int) -> dict[str, tuple[Transformer, 
     """
     task, model = models[0].settings.task, models[0].settings.model
     drawn = task.sample(RANKING_PROMPTS, n, generator=seeded("ranking", n), dtype=torch.float64)
-    masked = []
-    for one in models:
-        masked.append(heads.masked_risks(model, experiments.double(one.weights), task, drawn)[1])
+    masked = [heads.masked_risks(model, experiments.double(one.weights), task, drawn)[1] for one in models]
     made = {}
     for version in VERSIONS:
         pairs = [

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from icl_lib import claims, parameters
 from icl_lib.intervals import Interval, t_interval
-from icl_lib.provenance import git_commit, home, library_hash, loaded_modules, versions
+from icl_lib.provenance import git_commit, home, library_hash, loaded_modules, paper_file, versions
 
 
 class Results:
@@ -61,6 +61,11 @@ class Results:
         _finite(name, value)
         self._numbers[name] = float(value)
         glue(name, float(value), display=False)
+
+    def interval(self, name: str, value: Interval) -> None:
+        """Record a number and the ends of its interval: name, name_low, name_high."""
+        for part, number in zip(("", "_low", "_high"), value, strict=True):
+            self.number(name + part, number)
 
     def claim(self, test: claims.Test, value: Interval, kind: str = claims.OVER_SEEDS) -> str:
         """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print.
@@ -133,11 +138,6 @@ def load_all(profile: str) -> dict[str, dict]:
     """The results files of a profile, by chapter."""
     paths = sorted(folder(profile).glob("*.json"))
     return {path.stem: json.loads(path.read_text()) for path in paths}
-
-
-def paper_file(chapter: str) -> Path:
-    """Where the committed results of the paper profile are, which takes an accelerator."""
-    return home() / "book" / "data" / "paper_profile" / f"{chapter}.json"
 
 
 def paper_profile(chapter: str) -> str:

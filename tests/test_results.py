@@ -5,7 +5,7 @@ import json
 import jupytext
 import pytest
 
-from icl_lib import parameters, results
+from icl_lib import parameters, provenance, results
 from icl_lib.chapters import load_chapters
 from icl_lib.claims import Test
 from icl_lib.intervals import Interval
@@ -79,6 +79,7 @@ def test_the_file_holds_what_was_recorded(record, tmp_path):
     assert interval.mean.tolist() == [2.0, 4.0]
     record.number("gain", 2.5)
     record.line("ridge", [1, 2], [4.0, 2.0])
+    record.interval("ratio", Interval(0.5, 0.4, 0.6))
     line = record.claim(Test("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, 0.4, 0.6))
     assert line == "A5.x: reproduced, 0.5 [0.4, 0.6], bar <= 1"
     record.save()
@@ -90,7 +91,7 @@ def test_the_file_holds_what_was_recorded(record, tmp_path):
     assert line == {"name": "ridge", "x": [1, 2], "mean": [4.0, 2.0]}
     assert series.keys() == {"name", "x", "values", "mean", "low", "high"}
     assert series["values"] == [[1.0, 3.0], [3.0, 5.0]]
-    assert contents["numbers"] == {"gain": 2.5}
+    assert contents["numbers"] == {"gain": 2.5, "ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6}
     (claim,) = contents["claims"]
     assert claim["threshold"] == 1.0
     assert claim["interval"] == [0.4, 0.6]
@@ -127,11 +128,11 @@ def test_a_chapter_must_test_its_claims(tmp_path, monkeypatch):
 
 
 def test_results_of_the_paper_profile_or_a_place_for_them(record, tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "home", lambda: tmp_path)
+    monkeypatch.setattr(provenance, "home", lambda: tmp_path)
     assert "make paper-profile" in results.paper_profile("01_task")
     record.claim(Test("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, 0.4, 0.6))
     record.save()
-    path = results.paper_file("01_task")
+    path = provenance.paper_file("01_task")
     path.parent.mkdir(parents=True)
     (tmp_path / "01_task.json").rename(path)
     shown = results.paper_profile("01_task")
