@@ -22,7 +22,7 @@ book: $(VENV)  ## run the chapters that changed and build the pages (PROFILE=smo
 paper-profile: $(VENV)  ## the book at the papers' sizes, its results kept for commit (takes an accelerator)
 	@$(RUN) icl_lib.book build --profile paper
 	mkdir -p book/data/paper_profile
-	cp "$(BUILD)"/paper/results/0[4-9]_*.json book/data/paper_profile/
+	cp "$(BUILD)"/paper/results/{0[4-9],1[0-4]}_*.json book/data/paper_profile/
 
 chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARGS="-p sigma 0.5")
 	@$(RUN) icl_lib.book run "$(CHAPTER)" $(ARGS)

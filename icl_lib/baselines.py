@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from icl_lib import checks, estimators
-from icl_lib.tasks import Prompts, Task
+from icl_lib.tasks import MultiTask, Prompts, Task
 from icl_lib.training import seeded
 
 Estimator = Callable[[Tensor, Tensor], Tensor]  # x (B, n, d), y (B, n) -> w_hat (B, d)
@@ -29,7 +29,7 @@ ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
 STEPS = tuple(np.unique(np.geomspace(1, 10**9, 55).round().astype(int)).tolist())
 
 
-def evaluation_prompts(task: Task, n: int, prompts: int, seed: int, queries: int = 1) -> Prompts:
+def evaluation_prompts(task: Task | MultiTask, n: int, prompts: int, seed: int, queries: int = 1) -> Prompts:
     """The prompts (float64) that a seed is evaluated on."""
     generator = seeded("evaluation", seed, n)
     return task.sample(prompts, n, generator=generator, queries=queries, dtype=torch.float64)

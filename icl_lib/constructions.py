@@ -1,14 +1,21 @@
-"""A transformer with weights written by hand that runs preprocess-then-optimize (paper A, claim A6).
+"""Models with weights written by hand: what the papers say that trained ones do.
 
-The residual stream holds [x, y, R x, f], f the running prediction: D = 2 d + 2. Layer 1 has d heads of which
-head j computes r_j and adds r_j x_j to the third part. Every later layer has one head, and takes one gradient
-step: f <- f + (eta / n) sum_i (y_i - f_i) <R x_i, R x>, at context tokens and queries alike.
+A transformer that runs preprocess-then-optimize (paper A, claim A6): the residual stream holds
+[x, y, R x, f], f the running prediction: D = 2 d + 2. Layer 1 has d heads of which head j computes r_j and
+adds r_j x_j to the third part. Every later layer has one head, and takes one gradient step:
+f <- f + (eta / n) sum_i (y_i - f_i) <R x_i, R x>, at context tokens and queries alike.
+
+One softmax layer whose heads are on paper B's pattern.
 """
 
+import math
+
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from icl_lib import checks
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.transformer import Transformer
 
 
@@ -41,4 +48,23 @@ def preprocess_then_optimize_transformer(
         weights[f"W_V.{layer}"][0, f, 0] = -1
         weights[f"W_O.{layer}"][0, 0, f] = eta
     weights["w_out"][f] = 1
+    return model, weights
+
+
+def heads_on_pattern(
+    KQ: Float[Tensor, "H d d"], mu: Float[Tensor, " H"]
+) -> tuple[AttentionLayer, dict[str, Tensor]]:
+    """Settings and weights of a one-layer model with given KQ on the covariates, and OV = mu at y (paper B).
+
+    With KQ = omega I one head is a kernel smoother and two opposite heads are close to debiased gradient
+    descent, `estimators.debiased_gd` (claims B3 and B4).
+    """
+    H, d, _ = KQ.shape
+    checks.shape("mu", mu, H)
+    model = AttentionLayer(d=d, heads=H)
+    weights = {name: torch.zeros(shape, dtype=KQ.dtype) for name, shape in model.shapes().items()}
+    weights["K"][:, :d, :d] = torch.eye(d, dtype=KQ.dtype)
+    weights["Q"][:, :d, :d] = math.sqrt(model.p) * KQ
+    weights["V"][:, d, d] = 1
+    weights["O"][:, 0, d] = mu
     return model, weights

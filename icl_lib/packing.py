@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_lib.softmax_layer import SoftmaxLayer
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.transformer import Transformer
 
-Model = Transformer | SoftmaxLayer
+Model = Transformer | AttentionLayer
 Shapes = Mapping[str, tuple[int, ...]]
 
 

@@ -19,6 +19,7 @@ PROFILE_FILE = PACKAGE / "profiles.toml"
 # What a table such as `symmetric` may set: a model, its task and its training.
 OF_A_SETTING = ("d", "s", "sigma", "weights", "n_range", "layers", "D", "k", "attention", "init_scale")
 OF_A_SETTING += ("steps", "batch", "queries", "lr", "weight_decay", "curriculum_mean")
+OF_A_SETTING += ("noise", "rho", "n", "blocks", "keep_every")  # of paper B's
 
 
 def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
@@ -67,6 +68,13 @@ def _range(name: str, value: object) -> None:
     checks.integer(f"the high end of {name}", value[1], value[0])
 
 
+def _blocks(name: str, value: object) -> None:
+    if not isinstance(value, list) or not value or not all(isinstance(block, list) for block in value):
+        raise ValueError(f"{name} = {value!r}: allowed is a list of lists of coordinates, one a task")
+    for block in value:
+        checks.integers("a block", tuple(block), 0, 63)
+
+
 def _table(name: str, value: object) -> None:
     """A setting: parameters by name, each in its own range."""
     if not isinstance(value, Mapping):
@@ -109,8 +117,13 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "weight_decay": _decay,
     "weight_decays": _rising(_decay),
     "curriculum_mean": partial(checks.number, low=0.0, high=10.0),
+    "noise": partial(checks.number, low=0.0, high=100.0),  # variance of the noise (paper B)
+    "rho": partial(checks.number, low=-0.99, high=0.99),  # correlation of neighbouring covariates
+    "blocks": _blocks,  # the coordinates of each task
+    "keep_every": partial(checks.integer, low=1, high=10_000_000),  # steps between weights kept on the way
     "symmetric": _table,  # weights of random sign
     "positive": _table,  # positive weights
+    "one_layer": _table,  # paper B's model and training
     "small": _table,  # a model small enough for many seeds and long training
     "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
     "head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H in every layer

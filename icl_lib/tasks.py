@@ -193,6 +193,8 @@ def _observe(
     context, x_query = x[:, :high], x[:, high:]
     y = context @ w.mT + sigma * torch.randn(batch, high, tasks, dtype=dtype, **like)
     drawn = Prompts(context, y, w, lengths, x_query)
+    if low == high:
+        return drawn
     inside = drawn.inside()[..., None]
     return drawn._replace(x=context * inside, y=y * inside)
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from icl_lib import packing
-from icl_lib.softmax_layer import SoftmaxLayer
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.tasks import MultiTask, Task
 from icl_lib.transformer import ATTENTION, Transformer
 
@@ -24,10 +24,10 @@ def transformers(draw):
 
 
 @st.composite
-def softmax_layers(draw):
+def attention_layers(draw):
     same = dict(d=draw(PRIMES), tasks=draw(st.integers(1, 3)))
     heads = draw(st.lists(HEADS, min_size=1, max_size=4))
-    return [(SoftmaxLayer, same | {"heads": h}) for h in heads]
+    return [(AttentionLayer, same | {"heads": h}) for h in heads]
 
 
 def initial(models, dtype=torch.float32):
@@ -36,7 +36,7 @@ def initial(models, dtype=torch.float32):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.one_of(transformers(), softmax_layers()))
+@given(st.one_of(transformers(), attention_layers()))
 def test_round_trip(drawn):
     """Rows of the widest model's size hold every model, zeros elsewhere, and give it back unchanged."""
     models = [kind(**options) for kind, options in drawn]
@@ -55,7 +55,7 @@ def test_round_trip(drawn):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.one_of(transformers(), softmax_layers()))
+@given(st.one_of(transformers(), attention_layers()))
 def test_heads_of_zeros_add_nothing_and_have_no_gradient(drawn):
     models = [kind(**options) for kind, options in drawn]
     wide = packing.widest(models)
@@ -75,11 +75,11 @@ def test_heads_of_zeros_add_nothing_and_have_no_gradient(drawn):
 def test_widest_takes_the_most_heads_of_each_layer():
     models = [Transformer(3, heads, D=5, k=2) for heads in [(1, 7), (3, 2), (2, 2)]]
     assert packing.widest(models) == Transformer(3, (3, 7), D=5, k=2)
-    assert packing.widest([SoftmaxLayer(3, 2), SoftmaxLayer(3, 5)]) == SoftmaxLayer(3, 5)
+    assert packing.widest([AttentionLayer(3, 2), AttentionLayer(3, 5)]) == AttentionLayer(3, 5)
 
 
 def test_unpacked_weights_are_views_and_stripped_ones_are_copies():
-    model = SoftmaxLayer(3, 2)
+    model = AttentionLayer(3, 2)
     row = packing.pack(initial([model])[0], model.shapes())
     unpacked = packing.unpack(row, model.shapes())
     stripped = packing.strip(unpacked, model.shapes())
@@ -93,15 +93,21 @@ def test_unpacked_weights_are_views_and_stripped_ones_are_copies():
     ("models", "message"),
     [
         ([], r"models = \[\]: allowed is at least one"),
-        ([Transformer(3), SoftmaxLayer(3)], "SoftmaxLayer and Transformer do not stack: allowed is one kind"),
-        ([SoftmaxLayer(3), Transformer(3)], "SoftmaxLayer and Transformer do not stack: allowed is one kind"),
+        (
+            [Transformer(3), AttentionLayer(3)],
+            "AttentionLayer and Transformer do not stack: allowed is one kind",
+        ),
+        (
+            [AttentionLayer(3), Transformer(3)],
+            "AttentionLayer and Transformer do not stack: allowed is one kind",
+        ),
         (
             [Transformer(heads=(2,)), Transformer(heads=(2, 2))],
             r"\[1, 2\] layers do not stack: allowed is one",
         ),
         ([Transformer(3), Transformer(5)], r"Transformer\(d=5, .* allowed are other numbers of heads"),
         ([Transformer(attention="relu"), Transformer()], "attention='linear'.* does not stack"),
-        ([SoftmaxLayer(3), SoftmaxLayer(3, tasks=2)], "tasks=2.* does not stack"),
+        ([AttentionLayer(3), AttentionLayer(3, tasks=2)], "tasks=2.* does not stack"),
         # Without k the width is D / heads, so that other numbers of heads are other widths.
         ([Transformer(D=12, heads=(2,)), Transformer(D=12, heads=(3,))], "allowed .* heads of one width"),
     ],

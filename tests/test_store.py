@@ -15,7 +15,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from icl_lib import provenance, store
-from icl_lib.softmax_layer import SoftmaxLayer
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.tasks import MultiTask, Task
 from icl_lib.training import Training, TrainingDiverged, train
 from icl_lib.transformer import Transformer
@@ -56,7 +56,7 @@ import os, signal
 from functools import partial
 import torch
 from icl_lib import store
-from icl_lib.softmax_layer import SoftmaxLayer
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.tasks import Task
 from icl_lib.training import Training, train
 from icl_lib.transformer import Transformer
@@ -202,7 +202,7 @@ def test_key_changes_with_the_weights_that_training_starts_from():
     assert len({start, other, store.key([BASE])}) == 3
 
 
-@pytest.mark.parametrize("kind", [Training, Task, MultiTask, Transformer, SoftmaxLayer])
+@pytest.mark.parametrize("kind", [Training, Task, MultiTask, Transformer, AttentionLayer])
 def test_settings_are_described_by_all_their_fields(kind):
     assert store.describe(kind()) == {"is": kind.__name__} | {
         field.name: store.describe(getattr(kind(), field.name)) for field in fields(kind)
@@ -223,7 +223,7 @@ def test_key_changes_with_members_code_torch_and_device(monkeypatch):
 
 def test_code_that_determines_models_is_in_the_key():
     closure = provenance.module_closure(["training"])
-    assert {"training", "packing", "tasks", "transformer", "softmax_layer", "checks"} <= set(closure)
+    assert {"training", "packing", "tasks", "transformer", "attention_layer", "checks"} <= set(closure)
     assert "store" not in closure
 
 

@@ -9,8 +9,8 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from icl_lib import packing
+from icl_lib.attention_layer import AttentionLayer
 from icl_lib.settings import Training, learning_rate, penalty
-from icl_lib.softmax_layer import SoftmaxLayer
 from icl_lib.tasks import MultiTask, Prompts, Task
 from icl_lib.training import CHUNK, PATIENCE, TrainingDiverged, seeded, train, trimmed_mean
 from icl_lib.transformer import Transformer
@@ -18,8 +18,8 @@ from icl_lib.transformer import Transformer
 SMALL = dict(n=(5, 11), batch=7, lr=3e-3, evaluate_every=8, evaluate_prompts=13)
 LINEAR = Training(task=Task(3, 2), model=Transformer(3, (2, 1), D=5, k=2), steps=40, **SMALL)
 SOFTMAX = replace(LINEAR, model=replace(LINEAR.model, attention="softmax"), queries=2)
-LAYER = Training(task=Task(3, 3), model=SoftmaxLayer(3, 2), queries=2, steps=40, **SMALL)
-MULTI = replace(LAYER, task=MultiTask(3, ((0, 1), (1, 2))), model=SoftmaxLayer(3, 2, tasks=2))
+LAYER = Training(task=Task(3, 3), model=AttentionLayer(3, 2), queries=2, steps=40, **SMALL)
+MULTI = replace(LAYER, task=MultiTask(3, ((0, 1), (1, 2))), model=AttentionLayer(3, 2, tasks=2))
 KINDS = pytest.mark.parametrize("base", [LINEAR, SOFTMAX, LAYER, MULTI])
 EVERY_STEP = -1.0  # seconds between two saves
 
@@ -486,7 +486,7 @@ def test_resumed_training_diverges_where_the_unbroken_one_does(spoil):
         ({"curriculum_share": 1.5}, "curriculum_share = 1.5: allowed is a number from 1e-06 to 1"),
         ({"task": Task(5, 2)}, "model.d = 3: allowed is task.d = 5"),
         ({"task": MultiTask(3, ((0, 1), (1, 2)))}, "model = Transformer.* allowed is one that predicts 2"),
-        ({"model": SoftmaxLayer(3, tasks=2)}, "model = SoftmaxLayer.* allowed is one that predicts 1"),
+        ({"model": AttentionLayer(3, tasks=2)}, "model = AttentionLayer.* allowed is one that predicts 1"),
         (
             {"task": Task(3, 2, weights="rademacher"), "curriculum_mean": 1.0},
             "curriculum_mean = 1.0: allowed is 0 but for gaussian weights",
@@ -500,7 +500,7 @@ def test_bad_settings_are_one_clear_line(changes, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("model", [lambda: SoftmaxLayer(3, 0), lambda: Transformer(3, (2, 0), D=4)])
+@pytest.mark.parametrize("model", [lambda: AttentionLayer(3, 0), lambda: Transformer(3, (2, 0), D=4)])
 def test_no_heads(model):
     with pytest.raises(ValueError, match="heads = 0: allowed is an integer >= 1"):
         replace(LINEAR, model=model())
@@ -514,7 +514,7 @@ def test_no_heads(model):
         {"task": Task(3, 1)},
         {"model": replace(LINEAR.model, k=3)},
         {"model": replace(LINEAR.model, heads=(2,))},
-        {"model": SoftmaxLayer(3)},
+        {"model": AttentionLayer(3)},
     ],
 )
 def test_members_that_do_not_stack(other, monkeypatch):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from icl_lib.softmax_layer import SoftmaxLayer
+from icl_lib.attention_layer import ATTENTION, AttentionLayer
 from icl_lib.tasks import MultiTask, Task
 
 B, N, QUERIES = 7, 11, 3
@@ -16,7 +16,7 @@ def seeded(seed=0):
 
 
 def unmerged(model, weights, drawn):
-    """sum_h O V Z softmax(Z^T K^T Q z_q / sqrt(p)), one query at a time, as in the paper."""
+    """sum_h O V Z softmax(Z^T K^T Q z_q / sqrt(p)), one query at a time, as in the paper; linear: over n."""
     out = []
     for b in range(len(drawn.x)):
         n = int(drawn.n[b])
@@ -26,14 +26,18 @@ def unmerged(model, weights, drawn):
             total = 0
             for h in range(model.heads):
                 K, Q, V, O = (weights[name][h] for name in "KQVO")  # noqa: E741
-                total = total + O @ V @ Z @ (Z.T @ K.T @ Q @ z_q / math.sqrt(model.p)).softmax(0)
+                scores = Z.T @ K.T @ Q @ z_q / math.sqrt(model.p)
+                total = total + O @ V @ Z @ (
+                    scores.softmax(0) if model.attention == "softmax" else scores / n
+                )
             out.append(total)
     return torch.stack(out).view(len(drawn.x), -1, model.tasks)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 5])
-def test_merged_is_unmerged(heads):
-    model = SoftmaxLayer(5, heads)
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_merged_is_unmerged(heads, attention):
+    model = AttentionLayer(5, heads, attention=attention)
     weights = model.init(seeded(), torch.float64)
     drawn = Task(5, 5).sample(B, (3, N), generator=seeded(1), queries=QUERIES, dtype=torch.float64)
     predicted = model.predict(weights, drawn)
@@ -42,7 +46,7 @@ def test_merged_is_unmerged(heads):
 
 
 def test_merged_is_unmerged_for_several_tasks():
-    task, model = MultiTask(), SoftmaxLayer(6, 3, tasks=2)
+    task, model = MultiTask(), AttentionLayer(6, 3, tasks=2)
     weights = model.init(seeded(), torch.float64)
     drawn = task.sample(B, N, generator=seeded(1), queries=QUERIES, dtype=torch.float64)
     predicted = model.predict(weights, drawn)
@@ -52,7 +56,7 @@ def test_merged_is_unmerged_for_several_tasks():
 
 
 def test_stacked_models_predict_as_alone():
-    model = SoftmaxLayer(5, 2)
+    model = AttentionLayer(5, 2)
     members = [model.init(seeded(seed), torch.float64) for seed in range(3)]
     stack = {name: torch.stack([m[name] for m in members]) for name in members[0]}
     drawn = Task(5, 5).sample(B, N, generator=seeded(1), queries=QUERIES, dtype=torch.float64)
@@ -66,7 +70,7 @@ def test_opposite_heads_make_debiased_gradient_descent():
     """KQ = +-omega I, OV = +-mu e_last: for small omega the prediction is debiased gradient descent."""
     from icl_lib.estimators import debiased_gd
 
-    model, omega, mu = SoftmaxLayer(5, 2), 1e-4, 2.0
+    model, omega, mu = AttentionLayer(5, 2), 1e-4, 2.0
     weights = {name: torch.zeros(shape).double() for name, shape in model.shapes().items()}
     for h, sign in enumerate((1, -1)):
         weights["K"][h] = torch.eye(6)
@@ -81,7 +85,7 @@ def test_opposite_heads_make_debiased_gradient_descent():
 
 
 def test_initial_weights_are_those_of_a_linear_layer():
-    weights = SoftmaxLayer(46, 11).init(seeded())
+    weights = AttentionLayer(46, 11).init(seeded())
     for w in weights.values():
         assert w.abs().max() <= 1 / math.sqrt(47)
         assert w.std().item() == pytest.approx(1 / math.sqrt(3 * 47), rel=0.1)
@@ -89,6 +93,8 @@ def test_initial_weights_are_those_of_a_linear_layer():
 
 def test_bad_settings():
     with pytest.raises(ValueError, match="heads = 0: allowed is an integer >= 1"):
-        SoftmaxLayer(5, 0)
+        AttentionLayer(5, 0)
     with pytest.raises(ValueError, match="tasks = 0: allowed"):
-        SoftmaxLayer(5, 2, tasks=0)
+        AttentionLayer(5, 2, tasks=0)
+    with pytest.raises(ValueError, match="attention = 'relu': allowed is 'linear' or 'softmax'"):
+        AttentionLayer(5, 2, attention="relu")

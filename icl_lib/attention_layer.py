@@ -1,9 +1,10 @@
-"""The one-layer softmax model of paper B: only the query attends, and only to the context.
+"""The one-layer model of paper B: only the query attends, and only to the context.
 
     TF(Z, z_q) = sum_h O^h V^h Z softmax(Z^T K^hT Q^h z_q / sqrt(p)),   z_q = [x_q; 0]
 
-Z (p, n) holds the context tokens [x_i; y_i] as columns, p = d + tasks. The model depends on its weights only
-through KQ^h = K^hT Q^h / sqrt(p) and OV^h = O^h V^h, so the forward pass merges them first.
+Z (p, n) holds the context tokens [x_i; y_i] as columns, p = d + tasks. Linear attention has the scores
+divided by n in place of their softmax. The model depends on its weights only through
+KQ^h = K^hT Q^h / sqrt(p) and OV^h = O^h V^h, so the forward pass merges them first.
 """
 
 import math
@@ -13,25 +14,31 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
+from torch.nn.functional import pad
 
 from icl_lib import checks
 from icl_lib.tasks import MultiTask, Prompts, Task
+
+ATTENTION = ("linear", "softmax")
+OUTSIDE = 1e30  # its negative exponential is zero, and its product with zero is not a nan
 
 Weights = Mapping[str, Tensor]  # K, Q, V (*S, H, p, p), O (*S, H, tasks, p)
 
 
 @dataclass(frozen=True)
-class SoftmaxLayer:
+class AttentionLayer:
     """Settings of the model; its methods are functions of weights and prompts."""
 
     d: int = 5
     heads: int = 2
     tasks: int = 1  # numbers predicted at once
+    attention: str = "softmax"
 
     def __post_init__(self):
         checks.integer("d", self.d)
         checks.integer("heads", self.heads)
         checks.integer("tasks", self.tasks)
+        checks.one_of("attention", self.attention, ATTENTION)
 
     @property
     def p(self) -> int:
@@ -61,15 +68,23 @@ class SoftmaxLayer:
 
     def predict(self, weights: Weights, prompts: Prompts) -> Tensor:
         """Predictions (*S, B, queries), or (*S, B, queries, tasks) for several tasks."""
-        context = prompts.context()  # (B, n, p)
-        checks.shape("context", context, *context.shape[:-1], self.p)
-        kq = self.kq(weights)[..., : self.d].unsqueeze(-4)  # (*S, 1, H, p, d): z_q ends in zeros
-        asked = kq @ prompts.x_query.mT.unsqueeze(-3)  # (*S, B, H, p, queries)
-        scores = context.unsqueeze(-3) @ asked  # (*S, B, H, n, queries)
-        share = scores.masked_fill(~prompts.inside()[..., None, :, None], -math.inf).softmax(-2)
-        seen = context.mT.unsqueeze(-3) @ share  # (*S, B, H, p, queries)
-        out = (self.ov(weights).unsqueeze(-4) @ seen).sum(-3).mT  # (*S, B, queries, tasks)
-        return out[..., 0] if prompts.y.ndim < prompts.x.ndim else out
+        several = prompts.y.ndim == prompts.x.ndim
+        y = prompts.y.mT if several else prompts.y[..., None, :]
+        checks.shape("y", y, *y.shape[:-2], self.tasks, y.shape[-1])
+        # The mask comes in as one more row of Z, by the product itself; and the softmax runs along the last
+        # dimension: both save a large share of a step.
+        mask = -OUTSIDE * (~prompts.inside()).to(y.dtype)[..., None, :]
+        Z = torch.cat([prompts.x.mT, y, mask], -2)  # (*S, B, p + 1, n)
+        kq = self.kq(weights)[..., : self.d].flatten(-3, -2)  # (*S, H p, d): z_q ends in zeros
+        asked = prompts.x_query.flatten(-3, -2) @ kq.mT  # (*S, B queries, H p)
+        asked = asked.unflatten(-2, prompts.x_query.shape[-3:-1])  # (*S, B, queries, H p)
+        asked = asked.unflatten(-1, (self.heads, self.p)).flatten(-3, -2)  # (*S, B, queries H, p)
+        scores = pad(asked, (0, 1), value=float(self.attention == "softmax")) @ Z  # (*S, B, queries H, n)
+        share = scores.softmax(-1) if self.attention == "softmax" else scores / prompts.n[..., None, None]
+        seen = share @ Z[..., : self.p, :].mT  # (*S, B, queries H, p); rows outside the context are zero
+        seen = seen.unflatten(-2, (-1, self.heads)).flatten(-2)  # (*S, B, queries, H p)
+        out = seen @ self.ov(weights).mT.flatten(-3, -2).unsqueeze(-3)  # (*S, B, queries, tasks)
+        return out if several else out[..., 0]
 
     def excess_risk(
         self, weights: Weights, task: Task | MultiTask, prompts: Prompts
