@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -61,10 +62,15 @@ def refresh_all(chapters: dict[str, Chapter], profile: str, jobs: int) -> int:
         order.prepare()
     except CycleError as error:
         raise BookError(f"chapters read each other in a circle: {', '.join(error.args[1])}") from error
-    failed, running = set(), {}
+    # Those that most others wait for first, then later ones, which train longer: short ones fill the gaps.
+    readers = Counter(name for chapter in chapters.values() for name in chapter.reads)
+    places = {name: place for place, name in enumerate(chapters)}
+    failed, running, ready = set(), {}, []
     with ThreadPoolExecutor(jobs) as pool:
         while order.is_active():
-            for name in reversed(order.get_ready()):  # later ones train longer, short ones fill the gaps
+            ready = sorted([*ready, *order.get_ready()], key=lambda name: (readers[name], places[name]))
+            while ready and len(running) < jobs:
+                name = ready.pop()
                 running[pool.submit(refresh, chapters[name], profile, failed)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 name = running.pop(future)
