@@ -24,6 +24,7 @@ DESCENTS = {
 }
 METHODS = ("OLS", "ridge", *DESCENTS, "Lasso", "Bayes")
 TUNING_PROMPTS = 300
+SCALE_PROMPTS = 20_000  # of `best_scale`, which has a closed form
 ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
 # Of the descents, up to convergence: iterates are in closed form, so many cost no more than few.
 STEPS = tuple(np.unique(np.geomspace(1, 10**9, 55).round().astype(int)).tolist())
@@ -84,6 +85,14 @@ def tuned(path: Callable[[Tensor, Tensor, tuple], Tensor], grid: tuple, task: Ta
     drawn = task.sample(TUNING_PROMPTS, n, generator=seeded("tuning", n), dtype=torch.float64)
     risk = task.excess_risk(path(drawn.x, drawn.y, grid), drawn.w).mean(-1)
     return grid[int(risk.argmin())]
+
+
+def best_scale(estimator: Estimator, task: Task, n: int) -> float:
+    """The multiple of an estimator's w_hat with the lowest mean risk on tuning prompts: its fixed step."""
+    drawn = task.sample(SCALE_PROMPTS, n, generator=seeded("tuning", n), dtype=torch.float64)
+    step = estimator(drawn.x, drawn.y)
+    weighted = step @ task.covariance(dtype=step.dtype)
+    return ((weighted * drawn.w).sum() / (weighted * step).sum()).item()
 
 
 def _lasso_at(x: Tensor, y: Tensor, alphas: tuple[float, ...]) -> Tensor:

@@ -174,6 +174,11 @@ def debiased_gd(x: X, y: Y, omega: float, mu: float) -> W:
     return 2 * omega * mu * (centred.mT @ y[..., None])[..., 0] / x.shape[-2]
 
 
+def preconditioned_gd(x: X, y: Y, P: Float[Tensor, "d d"]) -> W:
+    """P^T (1/L) sum_i y_i (x_i - xbar): `debiased_gd` with a matrix for its step (paper B, claim B9)."""
+    return debiased_gd(x, y, 0.5, 1.0) @ P
+
+
 def _check_prompts(x: Tensor, y: Tensor) -> None:
     checks.shape("x", x, None, None, None)
     checks.shape("y", y, *x.shape[:2])

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from icl_lib import experiments, patterns
+from icl_lib import approximation, estimators, experiments, patterns
 from icl_lib.attention_layer import AttentionLayer, Weights
-from icl_lib.baselines import Estimator, evaluation_prompts
+from icl_lib.baselines import Estimator, best_scale, evaluation_prompts
 from icl_lib.settings import Training
 from icl_lib.tasks import MultiTask, Prompts, Task
 from icl_lib.training import Trained
@@ -76,6 +78,32 @@ def estimator_loss(estimator: Estimator, task: Task, prompts: Prompts) -> float:
     return task.excess_risk(estimator(prompts.x, prompts.y), prompts.w).mean().item() + noise(task)
 
 
+def loss_at_queries(estimator: Estimator, task: Task, prompts: Prompts) -> float:
+    """The same loss at the prompts' own queries, so that its ratio to a model's `loss` is paired."""
+    w_hat = estimator(prompts.x, prompts.y)
+    predicted = (prompts.x_query @ w_hat[..., None])[..., 0]
+    return (predicted - prompts.target()).square().mean().item() + noise(task)
+
+
+def one_step(task: Task, n: int) -> dict[str, Estimator]:
+    """One gradient step from zero, each of the fixed size that is best for prompts of n pairs (claim B9).
+
+    "plain": without a preconditioner. "inverse": debiased, preconditioned with Sigma^-1. "predicted":
+    debiased, with `approximation.preconditioner`, whose size is its own.
+    """
+    covariance = task.covariance(dtype=torch.float64)
+    inverse = covariance.inverse()
+    plain = partial(estimators.gradient_descent, steps=1, per_prompt=False)
+    eta = best_scale(plain, task, n)
+    size = best_scale(partial(estimators.preconditioned_gd, P=inverse), task, n)
+    predicted = torch.tensor(approximation.preconditioner(covariance.numpy(), n, noise(task)))
+    return {
+        "plain": partial(plain, eta=eta),
+        "inverse": partial(estimators.preconditioned_gd, P=size * inverse),
+        "predicted": partial(estimators.preconditioned_gd, P=predicted),
+    }
+
+
 def opposite(models: Sequence[Trained]) -> np.ndarray:
     """Which models have active heads of both signs, (models): the others are stuck (see chapter 10)."""
     weights = experiments.stacked([found.weights for found in models])
@@ -90,3 +118,28 @@ def path(models: Sequence[Trained]) -> tuple[Tensor, Tensor, np.ndarray]:
     kept = experiments.stacked([found.kept for found in models])
     steps = np.arange(len(next(iter(models[0].kept.values())))) * settings.keep_every
     return settings.model.kq(kept), settings.model.ov(kept), steps
+
+
+def settled(models: Sequence[Trained], tolerance: float) -> np.ndarray:
+    """The step from which on a model's validation risk stays within a share of its final level, (models).
+
+    The final level is the mean over the last quarter of training.
+    """
+    steps = models[0].history["step"].numpy()
+    risk = np.stack([found.history["risk"].numpy() for found in models])
+    level = risk[:, -(len(steps) // 4 + 1) :].mean(-1, keepdims=True)
+    outside = abs(risk / level - 1) > tolerance
+    last_outside = np.where(outside.any(-1), outside.shape[1] - 1 - outside[:, ::-1].argmax(-1), -1)
+    return np.append(steps, np.inf)[last_outside + 1]
+
+
+def flows(
+    omega: Float[np.ndarray, "S H"], mu: Float[np.ndarray, "S H"], times: Sequence[float], settings: Training
+) -> tuple[Float[np.ndarray, "S T H"], Float[np.ndarray, "S T H"]]:
+    """omega(t) and mu(t) of gradient flow on a setting's approximate loss, from each of several starts."""
+    task = settings.task
+    moved = [
+        approximation.gradient_flow(*start, times, task.d, settings.n, task.sigma**2)
+        for start in zip(omega, mu, strict=True)
+    ]
+    return tuple(map(np.stack, zip(*moved, strict=True)))

@@ -119,20 +119,30 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "curriculum_mean": partial(checks.number, low=0.0, high=10.0),
     "noise": partial(checks.number, low=0.0, high=100.0),  # variance of the noise (paper B)
     "rho": partial(checks.number, low=-0.99, high=0.99),  # correlation of neighbouring covariates
+    "rhos": _list_of(partial(checks.number, low=-0.99, high=0.99)),  # several of them
     "blocks": _blocks,  # the coordinates of each task
     "keep_every": partial(checks.integer, low=1, high=10_000_000),  # steps between weights kept on the way
     "symmetric": _table,  # weights of random sign
     "positive": _table,  # positive weights
     "one_layer": _table,  # paper B's model and training
+    "multitask": _table,  # the same with several tasks
     "small": _table,  # a model small enough for many seeds and long training
     "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
     "head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H in every layer
     "deep_head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H at other depths
+    "linear_head_counts": _list_of(partial(checks.integer, low=1, high=64)),  # H of linear attention
     "first_heads": _list_of(partial(checks.integer, low=1, high=64)),  # heads of layer 1
     "depths": _list_of(partial(checks.integer, low=2, high=12)),  # layers L
     "eta": partial(checks.number, low=1e-6, high=10.0),
+    "omega": partial(checks.number, low=1e-6, high=10.0),  # of two opposite softmax heads
+    "mu": partial(checks.number, low=1e-6, high=1e6),
+    "dimensions": _rising(partial(checks.integer, low=2, high=1024)),  # values of d
     "max_steps": partial(checks.integer, low=1, high=50),  # gradient steps T, one a layer
+    "long_steps": partial(checks.integer, low=10, high=10_000_000),  # of trainings beyond the stop
+    "long_seeds": partial(checks.integer, low=2, high=1000),  # and their number
+    "starts": partial(checks.integer, low=2, high=10_000),  # random starts of gradient flow
     "refit_steps": partial(checks.integer, low=10, high=10_000_000),  # of training after pruning
+    "repeats": partial(checks.integer, low=2, high=1_000_000),  # batches whose gradients are compared
 }
 
 

@@ -41,6 +41,32 @@ def product(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Flo
     return (omega(kq, kq.shape[-1] - 1) * mu(ov)).sum(-1)
 
 
+def preconditioner(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Float[Tensor, "*S d d"]:
+    """P = sum_h mu_h Omega_h, Omega_h the x block of KQ^h: what heads do together, to first order (claim B9).
+
+    Where mu sums to zero, heads of small Omega predict <x_q, P^T (1/L) sum_i y_i (x_i - xbar)>: see
+    `estimators.preconditioned_gd`. On the pattern P is `product` times the identity.
+    """
+    d = kq.shape[-1] - 1
+    return (mu(ov)[..., None, None] * kq[..., :d, :d]).sum(-3)
+
+
+class Closeness(NamedTuple):
+    """How near matrices come to multiples of a given one, each (*S), in the Frobenius norm."""
+
+    cosine: Float[Tensor, "*S"]
+    distance: Float[Tensor, "*S"]  # to its nearest multiple, relative to the matrix: sqrt(1 - cosine^2)
+    scale: Float[Tensor, "*S"]  # that multiple
+
+
+def closeness(found: Float[Tensor, "*S d d"], given: Float[Tensor, "d d"]) -> Closeness:
+    """How near each matrix comes to a multiple of the given one."""
+    inner, norm = (found * given).sum((-2, -1)), found.square().sum((-2, -1)).sqrt()
+    scale = inner / given.square().sum()
+    rest = (found - scale[..., None, None] * given).square().sum((-2, -1)).sqrt()
+    return Closeness(inner / (norm * given.square().sum().sqrt()), rest / norm, scale)
+
+
 def pattern(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Pattern:
     """The scores of models with one output, d = p - 1."""
     d = kq.shape[-1] - 1

@@ -144,3 +144,13 @@ def test_preconditioner():
 
     np.testing.assert_allclose(approx_fprime(P.flatten(), loss, 1e-7), 0, atol=1e-6)
     np.testing.assert_allclose(approximation.preconditioner(rho, 10**9, 0.0), np.linalg.inv(rho), atol=1e-6)
+
+
+def test_preconditioner_is_exactly_the_best_matrix_of_debiased_gradient_descent():
+    """Least squares of the weights on the debiased direction, over many prompts."""
+    task = Task(D, D, sigma=math.sqrt(NOISE), scale=1 / math.sqrt(D), rho=0.5)
+    drawn = task.sample(100_000, 20, generator=seeded("best matrix"), dtype=torch.float64)
+    direction = debiased_gd(drawn.x, drawn.y, 0.5, 1.0)
+    best = torch.linalg.lstsq(direction, drawn.w).solution.numpy()
+    expected = approximation.preconditioner(task.covariance(dtype=torch.float64).numpy(), 20, NOISE)
+    np.testing.assert_allclose(best, expected, atol=0.02)

@@ -1,10 +1,13 @@
 """Reference lines: tuned at their best, evaluated on the same prompts."""
 
+import math
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from icl_lib import baselines
+from icl_lib import approximation, baselines, estimators
 from icl_lib.baselines import METHODS, evaluation_prompts, reference, risks
 from icl_lib.tasks import Task
 
@@ -57,3 +60,22 @@ def test_a_limit_on_steps_is_kept():
 def test_unknown_method():
     with pytest.raises(ValueError, match="method = 'magic': allowed is 'OLS' or 'ridge'"):
         reference("magic", TASK, 7)
+
+
+def test_best_scale():
+    """Of debiased gradient descent, whose best step is known; and whatever the scale was before."""
+    task = Task(5, 5, sigma=0.5, scale=1 / math.sqrt(5))
+    found = baselines.best_scale(partial(estimators.debiased_gd, omega=0.5, mu=2.0), task, 20)
+    assert 2 * found == pytest.approx(approximation.two_heads(0, 5, 20, 0.25), rel=0.01)
+
+
+def test_best_scale_counts_errors_by_the_covariance():
+    task = Task(5, 5, sigma=0.5, scale=1 / math.sqrt(5), rho=0.8)
+    P = torch.eye(5).double()
+    step = partial(estimators.preconditioned_gd, P=P)
+    scale = baselines.best_scale(step, task, 20)
+    drawn = baselines.evaluation_prompts(task, 20, 20_000, 0)
+    risks = [
+        task.excess_risk(factor * scale * step(drawn.x, drawn.y), drawn.w).mean() for factor in (0.9, 1, 1.1)
+    ]
+    assert risks[1] == min(risks)

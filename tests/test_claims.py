@@ -1,5 +1,7 @@
 """Intervals, verdicts, and the table of claims."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,14 @@ from icl_lib.claims import (
     table,
     verdict,
 )
-from icl_lib.intervals import Interval, ratio_interval, recovered, t_interval
+from icl_lib.intervals import (
+    Interval,
+    largest_difference,
+    ratio_interval,
+    recovered,
+    t_interval,
+    wilson_interval,
+)
 
 
 def test_t_interval_by_hand():
@@ -26,6 +35,25 @@ def test_t_interval_by_hand():
     assert interval.mean == pytest.approx(2.0)
     assert interval.high - 2.0 == pytest.approx(2.484138, abs=1e-5)
     assert 2.0 - interval.low == pytest.approx(2.484138, abs=1e-5)
+
+
+def test_largest_difference_is_where_the_interval_reaches_furthest():
+    """Logs of the ratios: 0.1 +- 0, -0.2 +- 0, and 0.15 with an interval that holds 0 and more than 0.2."""
+    values = np.exp([[0.1, -0.2], [0.1, -0.2]])
+    assert largest_difference(values, [1.0, 1.0]) == pytest.approx((0.2, 0.2, 0.2))
+    wide = np.exp([[0.1, -0.2, 0.05], [0.1, -0.2, 0.25]])
+    found, half = largest_difference(2 * wide, np.full((2, 3), 2.0)), 12.7062 * 0.1
+    assert found == pytest.approx((0.15, 0.0, 0.15 + half), rel=1e-4)
+
+
+def test_wilson_interval_by_hand():
+    """(p + z^2 / 2n +- z sqrt(p q / n + z^2 / 4 n^2)) / (1 + z^2 / n)."""
+    z, n, p = 1.959964, 12, 8 / 12
+    middle, half = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    found = wilson_interval(8, 12)
+    expected = (p, (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert wilson_interval(12, 12).high == 1
 
 
 def test_t_interval_covers_the_mean_as_often_as_it_says():

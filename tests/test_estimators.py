@@ -16,6 +16,7 @@ from icl_lib.estimators import (
     gradient_descent,
     lasso,
     ols,
+    preconditioned_gd,
     preprocess_then_optimize,
     ridge,
     ridge_penalty,
@@ -224,6 +225,14 @@ def test_debiased_gd_by_hand():
     # xbar = (2, 2); sum_i y_i (x_i - xbar) = 2 (-1, -2) - (1, 2) = (-3, -6); 2 omega mu / L = 2 * 0.5 * 3 / 2
     expected = 1.5 * torch.tensor([[-3.0, -6.0]]).double()
     torch.testing.assert_close(debiased_gd(x, y, omega=0.5, mu=3.0), expected)
+
+
+def test_preconditioned_gd_by_hand():
+    x = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]]).double()
+    y = torch.tensor([[2.0, -1.0]]).double()
+    P = torch.tensor([[1.0, 2.0], [0.0, 5.0]]).double()
+    # (1/L) sum_i y_i (x_i - xbar) = (-1.5, -3) as above, and P^T (-1.5, -3) = (-1.5, -3 - 15)
+    torch.testing.assert_close(preconditioned_gd(x, y, P), torch.tensor([[-1.5, -18.0]]).double())
 
 
 def test_debiased_gd_ignores_a_shift_of_x():

@@ -7,6 +7,8 @@ import torch
 
 from icl_lib import patterns
 from icl_lib.constructions import heads_on_pattern
+from icl_lib.estimators import preconditioned_gd
+from icl_lib.tasks import Task
 
 D = 5
 
@@ -79,3 +81,39 @@ def test_constructed_heads_have_what_was_asked_for():
     torch.testing.assert_close(patterns.omega(kq, D), omega)
     torch.testing.assert_close(patterns.mu(ov), mu)
     assert patterns.pattern(kq, ov).off_pattern.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_preconditioner_by_hand():
+    kq, ov = torch.full((1, 2, 3, 3), 9.0).double(), torch.full((1, 2, 1, 3), 7.0).double()
+    kq[0, :, :2, :2] = torch.tensor([[[1.0, 2.0], [0.0, 3.0]], [[-1.0, 4.0], [5.0, 0.0]]])
+    ov[0, :, 0, 2] = torch.tensor([10.0, -1.0])
+    expected = torch.tensor([[[11.0, 16.0], [-5.0, 30.0]]]).double()
+    torch.testing.assert_close(patterns.preconditioner(kq, ov), expected)
+
+
+def test_preconditioner_on_the_pattern_is_the_product():
+    kq, ov = on_pattern([0.2, -0.1, 0.4], [1.0, 2.0, -3.0])
+    expected = patterns.product(kq, ov)[:, None, None] * torch.eye(D).double()
+    torch.testing.assert_close(patterns.preconditioner(kq, ov), expected)
+
+
+def test_two_opposite_heads_of_small_omega_precondition():
+    """A layer with a KQ that is not symmetric against the estimator: a transposed P fails."""
+    generator = torch.Generator().manual_seed(0)
+    Omega = torch.randn(D, D, generator=generator, dtype=torch.float64)
+    omega = torch.tensor([1e-5, -1e-5]).double()
+    model, weights = heads_on_pattern(omega[:, None, None] * Omega, 1 / (2 * omega))
+    P = patterns.preconditioner(model.kq(weights), model.ov(weights))
+    torch.testing.assert_close(P, Omega)
+    drawn = Task(D, D, rho=0.5).sample(11, 7, generator=generator, queries=3, dtype=torch.float64)
+    expected = drawn.x_query @ preconditioned_gd(drawn.x, drawn.y, P)[..., None]
+    torch.testing.assert_close(model.predict(weights, drawn), expected[..., 0], rtol=1e-6, atol=1e-6)
+
+
+def test_closeness_by_hand():
+    given = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    found = torch.stack([2 * given, torch.tensor([[0.0, 1.0], [1.0, 0.0]])])
+    near = patterns.closeness(found, given)
+    torch.testing.assert_close(near.scale, torch.tensor([2.0, 4 / 25]))
+    torch.testing.assert_close(near.cosine, torch.tensor([1.0, 4 / math.sqrt(50)]))
+    torch.testing.assert_close(near.distance, torch.tensor([0.0, math.sqrt(1 - 16 / 50)]))
