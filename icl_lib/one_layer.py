@@ -17,7 +17,7 @@ from icl_lib.tasks import MultiTask, Prompts, Task
 from icl_lib.training import Trained
 
 NO_CLIP = 1e6  # a gradient norm that no step comes near: paper B does not clip
-SCORES = 2**22  # attention scores that `loss` holds at once
+SCORES = 2**20  # attention scores that `loss` holds at once
 
 
 def training(setting: Mapping[str, object], H: int, **changes: object) -> Training:
