@@ -76,12 +76,13 @@ def gradient_flow(
 
 
 def preconditioner(covariance: Float[np.ndarray, "d d"], L: int, noise: float) -> Float[np.ndarray, "d d"]:
-    """P of the best w_hat = P (1/L) sum_i y_i (x_i - xbar), by the same approximation (claim B9).
+    """P of the best w_hat = P^T (1/L) sum_i y_i (x_i - xbar), by the same approximation (claim B9).
 
-    With x ~ N(0, Sigma) two opposite heads with KQ = +-Omega have P = 2 mu Omega in the limit of small Omega,
-    and the loss becomes tr[(I - Sigma P) Sigma (I - Sigma P)^T] / d + c tr[Sigma P^T Sigma P] + sigma^2,
-    c = (tr(Sigma) / d + sigma^2) / L. Its minimizer is (Sigma + c d I)^-1: between Sigma^-1 and I.
+    With x ~ N(0, Sigma) two opposite heads with KQ = +-Omega have P = 2 mu Omega in the limit of small Omega.
+    Up to a factor 1 - 1/L and a constant the loss is tr[(I - Sigma P) Sigma (I - Sigma P)^T] / d
+    + (c / d) tr[Sigma P^T Sigma P], with c = (tr(Sigma) + d sigma^2) / L. It is least at (Sigma + c I)^-1,
+    between Sigma^-1 and I.
     """
     d = len(covariance)
-    c = (np.trace(covariance) / d + noise) / L
-    return np.linalg.inv(covariance + c * d * np.eye(d))
+    c = (np.trace(covariance) + d * noise) / L
+    return np.linalg.inv(covariance + c * np.eye(d))

@@ -43,15 +43,15 @@ def gram_against_tokens(repeats: int) -> None:
     prompts = task.sample(64, 40, generator=generator)
     weights = {name: w.requires_grad_() for name, w in model.init(generator).items()}
 
-    def tokens() -> None:
+    def in_tokens() -> None:
         error = model.predict(weights, prompts) - prompts.target()
         torch.autograd.grad(error.square().mean(), list(weights.values()))
 
-    def grams() -> None:
+    def in_grams() -> None:
         w_hat = model.effective_weights(weights, gram(prompts))
         torch.autograd.grad(task.excess_risk(w_hat, prompts.w).mean(), list(weights.values()))
 
-    slow, quick, ratio = compare(tokens, grams, repeats)
+    slow, quick, ratio = compare(in_tokens, in_grams, repeats)
     print(
         "a gradient, 4 layers, d = 16, D = 256, H = 8, n = 40, batch 64:"
         f" tokens {1e3 * slow:.0f} ms, Gram {1e3 * quick:.1f} ms, {ratio:.1f} times faster"

@@ -94,9 +94,11 @@ def lasso(x: X, y: Y, alpha: float) -> W:
     """
     covariance, r = moments(x, y)
     checks.number("alpha", alpha, 1e-6)  # at zero the solution need not be unique
-    slack = 100 * torch.finfo(r.dtype).eps * r.abs().amax(-1, keepdim=True)
+    rounding = 100 * torch.finfo(r.dtype).eps
+    slack = rounding * r.abs().amax(-1, keepdim=True)
     # A support larger than n makes its part of S singular: a trace of the identity tells the way down.
-    covariance = covariance + 0.1 * torch.diag_embed(slack.expand_as(r))
+    largest = covariance.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
+    covariance = covariance + 0.1 * torch.diag_embed(slack.maximum(rounding * largest).expand_as(r))
     w_hat, w, open_ = torch.zeros_like(r), torch.zeros_like(r), torch.arange(len(r), device=r.device)
     for _ in range(MAX_SWEEPS):
         for j in range(r.shape[1]):
@@ -177,6 +179,11 @@ def debiased_gd(x: X, y: Y, omega: float, mu: float) -> W:
 def preconditioned_gd(x: X, y: Y, P: Float[Tensor, "d d"]) -> W:
     """P^T (1/L) sum_i y_i (x_i - xbar): `debiased_gd` with a matrix for its step (paper B, claim B9)."""
     return debiased_gd(x, y, 0.5, 1.0) @ P
+
+
+def at_queries(w_hat: W, x_query: Float[Tensor, "B queries d"]) -> Float[Tensor, "B queries"]:
+    """The predictions <w_hat, x> at the queries of each prompt."""
+    return (x_query @ w_hat[..., None])[..., 0]
 
 
 def _check_prompts(x: Tensor, y: Tensor) -> None:

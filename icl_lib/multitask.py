@@ -22,8 +22,8 @@ from torch import Tensor
 from icl_lib import approximation, checks
 from icl_lib.attention_layer import AttentionLayer
 from icl_lib.baselines import Estimator
-from icl_lib.estimators import debiased_gd, ridge
-from icl_lib.patterns import DUMMY
+from icl_lib.estimators import at_queries, debiased_gd, ridge
+from icl_lib.patterns import DUMMY, diagonal
 from icl_lib.tasks import MultiTask, Prompts
 
 
@@ -51,7 +51,7 @@ def service(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H tasks p"]) ->
     A head has one KQ for all its outputs, so that its shares are those of |mu_hk|.
     """
     d = kq.shape[-1] - ov.shape[-2]
-    return mu(ov).abs() * _diagonal(kq, d).square().mean(-1, keepdim=True).sqrt()
+    return mu(ov).abs() * diagonal(kq, d).square().mean(-1, keepdim=True).sqrt()
 
 
 def sharing(
@@ -68,8 +68,8 @@ def sharing(
     x_block = kq[..., :d, :d].square()
     energy = torch.stack([x_block[..., list(b), :][..., list(b)].sum((-2, -1)) for b in blocks], -1)
     inside = energy.gather(-1, served.argmax(-1, keepdim=True))[..., 0] / x_block.sum((-2, -1))
-    diagonal = _diagonal(kq, d)
-    match = torch.minimum(-_cosines(diagonal), -_cosines(mus))  # (*S, H, H)
+    entries = diagonal(kq, d)
+    match = torch.minimum(-_cosines(entries), -_cosines(mus))  # (*S, H, H)
     match = torch.where(active[..., None, :], match, -1.0)
     return Sharing(
         split=_mean(share, active),
@@ -144,13 +144,9 @@ def reference_loss(estimators: Sequence[Estimator], task: MultiTask, prompts: Pr
     total, target = 0.0, prompts.target()
     for k, (block, estimator) in enumerate(zip(task.blocks, estimators, strict=True)):
         w_hat = estimator(prompts.x[..., list(block)], prompts.y[..., k])  # (B, d_k)
-        predicted = (prompts.x_query[..., list(block)] @ w_hat[..., None])[..., 0]  # (B, queries)
+        predicted = at_queries(w_hat, prompts.x_query[..., list(block)])  # (B, queries)
         total += (predicted - target[..., k]).square().mean().item()
     return total
-
-
-def _diagonal(kq: Tensor, d: int) -> Float[Tensor, "*S H d"]:
-    return kq[..., :d, :d].diagonal(dim1=-2, dim2=-1)
 
 
 def _mean(values: Float[Tensor, "*S H"], over: Tensor) -> Float[Tensor, "*S"]:

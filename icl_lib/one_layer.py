@@ -80,8 +80,7 @@ def estimator_loss(estimator: Estimator, task: Task, prompts: Prompts) -> float:
 
 def loss_at_queries(estimator: Estimator, task: Task, prompts: Prompts) -> float:
     """The same loss at the prompts' own queries, so that its ratio to a model's `loss` is paired."""
-    w_hat = estimator(prompts.x, prompts.y)
-    predicted = (prompts.x_query @ w_hat[..., None])[..., 0]
+    predicted = estimators.at_queries(estimator(prompts.x, prompts.y), prompts.x_query)
     return (predicted - prompts.target()).square().mean().item() + noise(task)
 
 

@@ -2,7 +2,7 @@
 
 On the pattern a head's KQ is omega I on the covariates and zero elsewhere, and its OV is mu at y and zero
 elsewhere; mu sums to zero over the heads. KQ's columns from d on meet the zeros of z_q = [x_q; 0]: they have
-no effect and no gradient, and are left out everywhere.
+no effect on any prediction, and are left out everywhere.
 """
 
 from typing import NamedTuple
@@ -26,9 +26,14 @@ class Pattern(NamedTuple):
     dummy: Int[Tensor, "*S"]  # ... and of the others
 
 
+def diagonal(kq: Float[Tensor, "*S H p p"], d: int) -> Float[Tensor, "*S H d"]:
+    """The diagonal of every head's KQ on the covariates."""
+    return kq[..., :d, :d].diagonal(dim1=-2, dim2=-1)
+
+
 def omega(kq: Float[Tensor, "*S H p p"], d: int) -> Float[Tensor, "*S H"]:
     """omega_h, the mean of the first d diagonal entries of KQ^h."""
-    return _diagonal(kq, d).mean(-1)
+    return diagonal(kq, d).mean(-1)
 
 
 def mu(ov: Float[Tensor, "*S H 1 p"]) -> Float[Tensor, "*S H"]:
@@ -73,9 +78,9 @@ def pattern(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Pat
     omegas, mus = omega(kq, d), mu(ov)
     work = (omegas * mus).abs()
     active = work >= DUMMY * work.amax(-1, keepdim=True)
-    diagonal, block = _diagonal(kq, d), kq[..., :d, :d]
-    energy = diagonal.square().sum(-1) / block.square().sum((-2, -1))
-    spread = diagonal.std(-1, correction=0) / omegas.abs()
+    entries, block = diagonal(kq, d), kq[..., :d, :d]
+    energy = entries.square().sum(-1) / block.square().sum((-2, -1))
+    spread = entries.std(-1, correction=0) / omegas.abs()
     outside = kq[..., :d].clone()
     outside.diagonal(dim1=-2, dim2=-1).zero_()
     off = torch.maximum(
@@ -90,7 +95,3 @@ def pattern(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Pat
         negative=(active & (omegas < 0)).sum(-1),
         dummy=(~active).sum(-1),
     )
-
-
-def _diagonal(kq: Tensor, d: int) -> Float[Tensor, "*S H d"]:
-    return kq[..., :d, :d].diagonal(dim1=-2, dim2=-1)

@@ -105,8 +105,8 @@ def losses(
 ) -> dict[str, Float[np.ndarray, " seeds"]]:
     """The loss of predictors, noise included, on each seed's evaluation prompts of L pairs.
 
-    A plain mean: attention is bounded. All see the same prompts, models also the same queries; estimators
-    do so if not `exact`, and are then paired with the models closely, else they are exact over the query.
+    A plain mean: attention is bounded. All see the same prompts. If `exact`, estimators are averaged over the
+    query exactly; if not, they see the models' own queries, so that ratios are paired.
     """
     of_estimator = one_layer.estimator_loss if exact else one_layer.loss_at_queries
     at_length = {name: make(L) for name, make in predictors.items()}
@@ -182,7 +182,7 @@ def predictions(model: AttentionLayer, weights: Weights, prompts: Prompts) -> Pr
         kept, pattern = heads(patterns.omega(kq, model.d).tolist(), patterns.mu(ov).tolist(), model.d)
         own, on_pattern = model.predict(weights, prompts), kept.predict(pattern, prompts)
     linear = (
-        (prompts.x_query @ estimator(prompts.x, prompts.y)[..., None])[..., 0]
+        estimators.at_queries(estimator(prompts.x, prompts.y), prompts.x_query)
         for estimator in (debiased_step(step), gradient_step(step))
     )
     return Predictions(own, *linear, on_pattern)

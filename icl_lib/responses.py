@@ -16,6 +16,7 @@ from torch import Tensor
 
 from icl_lib import experiments, patterns
 from icl_lib.baselines import Estimator, evaluation_prompts
+from icl_lib.estimators import at_queries
 from icl_lib.tasks import Prompts, Task
 from icl_lib.training import Trained
 
@@ -47,7 +48,7 @@ def of_model(found: Trained) -> Answer:
 
 def of_estimator(estimator: Estimator) -> Answer:
     """An estimator's predictions <w_hat, x> at the queries."""
-    return lambda prompts: (prompts.x_query @ estimator(prompts.x, prompts.y)[..., None])[..., 0]
+    return lambda prompts: at_queries(estimator(prompts.x, prompts.y), prompts.x_query)
 
 
 def measure(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso, Ridge
 
@@ -128,6 +128,7 @@ def test_lasso_against_sklearn(n, d, alpha):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 13), st.floats(1e-3, 2.0))
+@example(1, 5, 0.125)  # S of rank one whose entries are far larger than r's
 def test_lasso_satisfies_the_optimality_conditions(n, d, alpha):
     drawn = draw(n, d, s=1)
     w_hat = lasso(drawn.x, drawn.y, alpha)
