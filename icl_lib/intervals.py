@@ -17,6 +17,10 @@ class Interval(NamedTuple):
     low: float | np.ndarray
     high: float | np.ndarray
 
+    def __format__(self, spec: str) -> str:
+        """`f"{interval:.2f}"` is the mean and, in brackets, the ends, each so formatted."""
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
 
 def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Student's t interval of the mean over the first dimension, (seeds, ...).

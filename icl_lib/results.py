@@ -87,10 +87,7 @@ class Results:
             "verdict": outcome,
         }
         glue(f"verdict.{test.id}", outcome, display=False)
-        return (
-            f"{test.id}: {outcome}, {value.mean:.3g} [{value.low:.3g}, {value.high:.3g}],"
-            f" bar {test.sense} {test.threshold:.3g}"
-        )
+        return f"{test.id}: {outcome}, {value:.3g}, bar {test.sense} {test.threshold:.3g}"
 
     def save(self) -> None:
         """Write the file, whole or not at all.

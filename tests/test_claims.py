@@ -174,3 +174,8 @@ def test_rows_list_one_files_tests():
 def test_a_chapter_without_its_claim_is_an_error():
     with pytest.raises(LookupError, match="A5"):
         table({CLAIMS["A5"].chapter: {"claims": []}})
+
+
+def test_an_interval_as_text():
+    assert f"{Interval(0.5, -0.25, 1.0):.2f}" == "0.50 [-0.25, 1.00]"
+    assert f"{Interval(12.0, 11.0, 13.0):.1e}" == "1.2e+01 [1.1e+01, 1.3e+01]"
