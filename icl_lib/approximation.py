@@ -21,8 +21,7 @@ Heads = Float[np.ndarray, " H"]
 
 def second_moment(omega: Heads, d: int, L: int, noise: float) -> Float[np.ndarray, "H H"]:
     """M(omega)."""
-    outer = np.multiply.outer(omega, omega)
-    return outer + (1 + noise) / L * np.exp(d * outer)
+    return np.multiply.outer(omega, omega) + _fluctuation(omega, d, L, noise)
 
 
 def loss(omega: Heads, mu: Heads, d: int, L: int, noise: float) -> float:
@@ -32,7 +31,7 @@ def loss(omega: Heads, mu: Heads, d: int, L: int, noise: float) -> float:
 
 def gradient(omega: Heads, mu: Heads, d: int, L: int, noise: float) -> tuple[Heads, Heads]:
     """The derivatives of the loss by omega and by mu."""
-    fluctuation = (1 + noise) / L * np.exp(d * np.multiply.outer(omega, omega))
+    fluctuation = _fluctuation(omega, d, L, noise)
     by_omega = 2 * mu * (mu @ omega - 1 + d * fluctuation @ (mu * omega))
     by_mu = 2 * (omega * (mu @ omega - 1) + fluctuation @ mu)
     return by_omega, by_mu
@@ -86,3 +85,7 @@ def preconditioner(covariance: Float[np.ndarray, "d d"], L: int, noise: float) -
     d = len(covariance)
     c = (np.trace(covariance) + d * noise) / L
     return np.linalg.inv(covariance + c * np.eye(d))
+
+
+def _fluctuation(omega: Heads, d: int, L: int, noise: float) -> Float[np.ndarray, "H H"]:
+    return (1 + noise) / L * np.exp(d * np.multiply.outer(omega, omega))

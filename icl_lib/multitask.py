@@ -22,8 +22,9 @@ from torch import Tensor
 from icl_lib import approximation, checks
 from icl_lib.attention_layer import AttentionLayer
 from icl_lib.baselines import Estimator
-from icl_lib.estimators import at_queries, debiased_gd, ridge
+from icl_lib.estimators import at_queries, ridge
 from icl_lib.patterns import DUMMY, diagonal
+from icl_lib.predictors import debiased_step
 from icl_lib.tasks import MultiTask, Prompts
 
 
@@ -130,7 +131,7 @@ def references(task: MultiTask, L: int) -> dict[str, list[Estimator]]:
     """
 
     def descent(k: int) -> Estimator:
-        return lambda x, y: debiased_gd(x, y, 0.5, best_step(task, k, L))
+        return debiased_step(best_step(task, k, L))
 
     def posterior(k: int) -> Estimator:
         return lambda x, y: ridge(x, y, task.noise * len(task.blocks[k]))

@@ -103,11 +103,15 @@ def one_step(task: Task, n: int) -> dict[str, Estimator]:
     }
 
 
+def matrices(models: Sequence[Trained]) -> tuple[Tensor, Tensor]:
+    """KQ (models, H, p, p) and OV (models, H, tasks, p) of trained models."""
+    weights, model = experiments.stacked([found.weights for found in models]), models[0].settings.model
+    return model.kq(weights), model.ov(weights)
+
+
 def opposite(models: Sequence[Trained]) -> np.ndarray:
     """Which models have active heads of both signs, (models): the others are stuck (see chapter 10)."""
-    weights = experiments.stacked([found.weights for found in models])
-    model = models[0].settings.model
-    found = patterns.pattern(model.kq(weights), model.ov(weights))
+    found = patterns.pattern(*matrices(models))
     return ((found.positive > 0) & (found.negative > 0)).numpy()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from icl_lib import approximation, estimators, experiments, one_layer, patterns
 from icl_lib.attention_layer import AttentionLayer, Weights
-from icl_lib.baselines import Estimator, evaluation_prompts
+from icl_lib.baselines import Estimator, evaluation_prompts, reference
 from icl_lib.constructions import heads_on_pattern
 from icl_lib.tasks import Prompts, Task
 from icl_lib.training import Trained
@@ -47,12 +47,6 @@ def gradient_step(step: float) -> Estimator:
 def debiased_step(step: float) -> Estimator:
     """w_hat = (step / L) sum_i y_i (x_i - xbar)."""
     return partial(estimators.debiased_gd, omega=0.5, mu=step)
-
-
-def ridge(task: Task) -> Estimator:
-    """Ridge with the penalty of the task's law: for dense gaussian weights the exact Bayes predictor."""
-    penalty = estimators.ridge_penalty(task.d, task.s, task.sigma, task.scale, task.mean)
-    return partial(estimators.ridge, penalty=penalty)
 
 
 def one_head(task: Task, L: int) -> Predictor:
@@ -89,7 +83,7 @@ def paper_b(omega: float, mu: float, task: Task, n: int) -> dict[str, Callable[[
         "GD": lambda L: gradient_step(step),
         "debiased GD": lambda L: debiased_step(step),
         "two heads": lambda L: heads([omega, -omega], [mu, -mu], task.d),
-        "ridge": lambda L: ridge(task),
+        "ridge": lambda L: reference("ridge", task, L),  # dense gaussian weights: Bayes
     }
 
 

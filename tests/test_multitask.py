@@ -7,6 +7,7 @@ import torch
 
 from icl_lib import multitask, one_layer
 from icl_lib.baselines import evaluation_prompts
+from icl_lib.predictors import debiased_step
 from icl_lib.tasks import MultiTask
 
 TASK = MultiTask()  # d = 6, blocks 0-3 and 2-5
@@ -105,8 +106,7 @@ def test_references():
     assert multitask.best_step(TASK, 0, L) == pytest.approx(L / (L + 4.4))
     assert multitask.reference_loss(found["ridge"], TASK, prompts) < 0.15 * descent
     for factor in (0.95, 1.05):
-        step = factor * multitask.best_step(TASK, 0, L)
-        other = [lambda x, y, step=step: multitask.debiased_gd(x, y, 0.5, step)] * 2
+        other = [debiased_step(factor * multitask.best_step(TASK, 0, L))] * 2
         assert multitask.reference_loss(other, TASK, prompts) > descent
 
 

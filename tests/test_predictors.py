@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from icl_lib import approximation, estimators, one_layer, patterns, predictors
-from icl_lib.baselines import evaluation_prompts
+from icl_lib.baselines import evaluation_prompts, reference
 from icl_lib.tasks import Task
 from icl_lib.training import seeded, train
 
@@ -35,7 +35,7 @@ def test_steps_by_hand():
 def test_ridge_is_the_bayes_predictor():
     drawn = evaluation_prompts(TASK, L, 5, 0)
     bayes = estimators.bayes(drawn.x, drawn.y, D, TASK.sigma, scale=TASK.scale)
-    torch.testing.assert_close(predictors.ridge(TASK)(drawn.x, drawn.y), bayes)
+    torch.testing.assert_close(reference("ridge", TASK, 40)(drawn.x, drawn.y), bayes)
 
 
 @pytest.mark.parametrize("step", [0.5, 0.9])
@@ -60,7 +60,7 @@ def test_limits_against_a_large_problem():
     d, length = 150, 600
     task = Task(d, d, sigma=math.sqrt(NOISE), scale=1 / math.sqrt(d))
     drawn = task.sample(30, length, generator=seeded("limit"), dtype=torch.float64)
-    bayes = one_layer.estimator_loss(predictors.ridge(task), task, drawn) - NOISE
+    bayes = one_layer.estimator_loss(reference("ridge", task, 40), task, drawn) - NOISE
     assert bayes == pytest.approx(predictors.bayes_excess(d / length, NOISE), rel=0.03)
     d, length = 10**5, 4 * 10**5
     step = approximation.two_heads(0, d, length, NOISE)
