@@ -1,4 +1,5 @@
-# `make book` and `make test` need Python 3.11 or later, make and git; all else goes into .venv.
+# `make book` and `make test` need Python 3.11 or later, make and git; all else goes into .venv. The tests open
+# the pages in a browser where Chromium is installed, and check their accessibility where npm is.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -9,9 +10,10 @@ PROFILE ?= laptop
 ARGS ?=
 BUILD := $${ICL_BUILD:-_build}
 VENV := .venv/.installed
+AXE := node_modules/.package-lock.json
 RUN := .venv/bin/python -m
 
-.PHONY: help book paper-profile chapter notebooks test bench lint lock clean distclean
+.PHONY: help book paper-profile chapter notebooks test check bench lint lock clean distclean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
@@ -30,8 +32,11 @@ chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARG
 notebooks: $(VENV)  ## write every chapter as a plain notebook, not executed
 	@$(RUN) icl_lib.book notebooks
 
-test: $(VENV)  ## run all tests (ARGS go to pytest)
+test: $(VENV) $(AXE)  ## run all tests (ARGS go to pytest)
 	@$(RUN) pytest $(ARGS)
+
+check: $(VENV) $(AXE)  ## test the pages that `make book` built, in a browser (PROFILE as there; ARGS go to pytest)
+	@ICL_PAGES="$(BUILD)/$(PROFILE)/html" $(RUN) pytest -m browser $(ARGS)
 
 bench: $(VENV)  ## time the fast paths against the plain ones (ARGS go to icl_lib.bench)
 	@$(RUN) icl_lib.bench $(ARGS)
@@ -55,7 +60,7 @@ clean:  ## remove what was built (the virtual environment and the trained models
 	rm -rf "$(BUILD)"
 
 distclean: clean  ## remove the virtual environment and the trained models too
-	rm -rf .venv .cache
+	rm -rf .venv .cache node_modules
 
 # Made anew when the lock changes. A stamp comes last, so that a broken installation is done again.
 .venv/.locked: requirements.lock
@@ -69,3 +74,8 @@ distclean: clean  ## remove the virtual environment and the trained models too
 $(VENV): .venv/.locked pyproject.toml requirements.txt
 	.venv/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
+
+# axe-core, for the tests of the pages. Without it those that need it are skipped, and say so.
+$(AXE): package.json package-lock.json
+	@if command -v npm > /dev/null && npm ci --loglevel=error; then touch $@; \
+	else echo "axe-core was not installed (it takes npm): the tests of accessibility are skipped" >&2; fi

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from driving import drive
 
 from icl_lib import chapters, provenance
 from icl_lib.chapters import Chapter
@@ -22,32 +23,7 @@ VERDICTS = {"reproduced", "partly", "not reproduced", "not tested"}
 real_book = pytest.mark.xdist_group("real book")
 
 
-def drive(*args, root=ROOT, **environment):
-    """Run the driver of the checkout at `root`."""
-    return subprocess.run(
-        [sys.executable, "-m", "icl_lib.book", *map(str, args)],
-        cwd=root,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(root),
-            **{name: str(value) for name, value in environment.items()},
-        },
-        capture_output=True,
-        text=True,
-    )
-
-
 # ------------------------------------------------------------------------------- the real chapters
-
-
-@pytest.fixture(scope="session")
-def build_root(tmp_path_factory):
-    """The real book, built in the smoke profile."""
-    folder = tmp_path_factory.mktemp("build")
-    done = drive("build", "--profile", "smoke", ICL_BUILD=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    print(done.stdout)  # the seconds of every chapter
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,106 @@
+"""A visit of a page in a browser: what it asks for, what goes wrong, how it looks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page
+
+WIDTHS = (390, 1280)  # a phone and a laptop, CSS pixels
+HEIGHT = 900
+
+# What is folded is opened, to be seen too; then all that the page still has to do by itself: its mathematics,
+# pictures that wait for the reader to come near, and letters.
+SETTLED = """async () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  for (const button of document.querySelectorAll(".toggle-button-hidden")) button.click();
+  await globalThis.MathJax?.startup?.promise;
+  for (const image of document.images) image.loading = "eager";
+  await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
+  await document.fonts.ready;
+}"""
+
+MISSING = """() => {
+  const all = (selector) => [...document.querySelectorAll(selector)];
+  const text = (element) => element.textContent;
+  return {
+    "formulas not rendered": all(".math").filter((place) => !place.querySelector("mjx-container")).map(text),
+    "formulas with errors": all("mjx-merror, [data-mjx-error]").map(text),
+    "pictures not loaded": all("img").filter((image) => !image.naturalWidth).map((image) => image.src),
+    "explorables not started": all(".explorable:not([data-ready])").map((root) => root.dataset.explorable),
+  };
+}"""
+BACKGROUND = "() => getComputedStyle(document.body).backgroundColor"
+
+# Elements of the content beyond the right edge that the reader cannot scroll to: no box around them scrolls.
+CUT_OFF = """async () => {
+  document.body.getBoundingClientRect(); // starts what glides to its new place
+  await Promise.all(document.getAnimations().map((glide) => glide.finished.catch(() => {})));
+  const width = document.documentElement.clientWidth;
+  const right = (element) => Math.floor(element.getBoundingClientRect().right);
+  const scrolls = (box) => /auto|scroll/.test(getComputedStyle(box).overflowX) && right(box) <= width;
+  const found = [];
+  for (const element of document.querySelectorAll(".bd-article *")) {
+    if (right(element) <= width || element.closest("mjx-assistive-mml")) continue;
+    let holder = element.parentElement;
+    while (holder && !scrolls(holder)) holder = holder.parentElement;
+    if (!holder) found.push(`${element.outerHTML.slice(0, 120)} reaches ${right(element)} of ${width} px`);
+  }
+  return { page: document.documentElement.scrollWidth, elements: found.slice(0, 5) };
+}"""
+
+
+@dataclass(repr=False)
+class Visit:
+    """A page that was opened, and what was noticed; an empty list is a good one."""
+
+    page: Page
+    home: str  # the address of the folder of all pages
+    theme: str
+    width: int
+    asked: set[str] = field(default_factory=set)  # every address that the page loads
+    errors: list[str] = field(default_factory=list)  # of the console and of scripts
+    failed: list[str] = field(default_factory=list)  # requests without an answer, or with 404 and the like
+    missing: dict[str, list[str]] = field(default_factory=dict)  # what should be shown and is not
+    background: str = ""  # its colour
+
+    def __repr__(self):
+        return f"{self.page.url} ({self.theme}, {self.width} px)"
+
+    def sideways(self, width: int) -> dict:
+        """At that width of the window: how wide the page is, and which elements stick out of it."""
+        self.page.set_viewport_size({"width": width, "height": HEIGHT})
+        return self.page.evaluate(CUT_OFF)
+
+    def barriers(self, axe: Path) -> list[dict]:
+        """The violations that axe-core finds, at the width of the visit."""
+        self.page.set_viewport_size({"width": self.width, "height": HEIGHT})
+        self.page.wait_for_timeout(
+            500
+        )  # the theme waits 300 ms before it lets boxes that scroll have the focus
+        self.page.evaluate(axe.read_text())
+        return self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
+
+
+def visit(browser: Browser, home: str, name: str, theme: str = "light", width: int = 1280) -> Visit:
+    """Open a page in the reader's colours and window, unfold what is folded, and wait until it is at rest."""
+    context = browser.new_context(viewport={"width": width, "height": HEIGHT}, color_scheme=theme)
+    seen = Visit(context.new_page(), home, theme, width)
+
+    def answered(response):
+        if response.status >= 400:
+            seen.failed.append(f"{response.url}: {response.status}")
+
+    def said(message):
+        if message.type in ("error", "warning"):
+            seen.errors.append(message.text)
+
+    seen.page.on("request", lambda request: seen.asked.add(request.url))
+    seen.page.on("requestfailed", lambda request: seen.failed.append(f"{request.url}: {request.failure}"))
+    seen.page.on("response", answered)
+    seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+    seen.page.on("console", said)
+    seen.page.goto(f"{home}{name}.html")
+    seen.page.evaluate(SETTLED)
+    seen.missing = seen.page.evaluate(MISSING)
+    seen.background = seen.page.evaluate(BACKGROUND)
+    return seen
