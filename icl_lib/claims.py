@@ -10,111 +10,11 @@ from dataclasses import dataclass
 
 from icl_lib import checks
 from icl_lib.intervals import Interval
+from icl_lib.papers import CLAIMS, Claim
 
 OVER_SEEDS = "95% interval over seeds"  # what an interval is where nothing else is said
 REPRODUCED, PARTLY, NOT_REPRODUCED, NOT_TESTED = "reproduced", "partly", "not reproduced", "not tested"
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper claims, in our words, and the chapter that tests it."""
-
-    id: str
-    statement: str
-    source: str
-    chapter: str
-
-
-CLAIMS = {
-    claim.id: claim
-    for claim in (
-        Claim(
-            "A1",
-            "At fixed depth more heads give a lower excess risk, and the gain saturates.",
-            "A, Fig. 1",
-            "04_head_counts",
-        ),
-        Claim(
-            "A2",
-            "In the first layer every head matters; in later layers one head dominates.",
-            "A, Fig. 1",
-            "05_head_importance",
-        ),
-        Claim(
-            "A3",
-            "All heads in layer 1 and one in each later layer come close to the full model;"
-            " one head everywhere does not.",
-            "A, Fig. 1 and appendix",
-            "06_pruning_probing",
-        ),
-        Claim(
-            "A4",
-            "Gradient descent on the first layer's features beats the same number of steps on the raw ones.",
-            "A, probing",
-            "06_pruning_probing",
-        ),
-        Claim(
-            "A5",
-            "For sparse weights preprocess-then-optimize beats gradient descent, ridge and OLS,"
-            " and is comparable with the Lasso.",
-            "A, theory and figure",
-            "02_preprocess_then_optimize",
-        ),
-        Claim(
-            "A6",
-            "A linear-attention transformer with d heads in layer 1 and one head in each later layer"
-            " implements the algorithm.",
-            "A, theory",
-            "03_construction",
-        ),
-        Claim(
-            "A7",
-            "A1 to A3 hold over depths, noise levels and kinds of attention.",
-            "A, appendix",
-            "09_robustness",
-        ),
-        Claim(
-            "B1",
-            "KQ becomes a multiple of the identity on the covariates and zero elsewhere.",
-            "B",
-            "10_kq_ov_patterns",
-        ),
-        Claim(
-            "B2",
-            "OV keeps its last entry only, and the heads' entries sum to zero.",
-            "B",
-            "10_kq_ov_patterns",
-        ),
-        Claim("B3", "Two heads implement debiased gradient descent.", "B", "11_debiased_gd"),
-        Claim("B4", "One head is clearly worse: it is a kernel smoother.", "B", "11_debiased_gd"),
-        Claim("B5", "Heads beyond two add nothing: they are copies or dummies.", "B", "10_kq_ov_patterns"),
-        Claim("B6", "The risk is within a constant factor of the Bayes predictor's.", "B", "11_debiased_gd"),
-        Claim(
-            "B7",
-            "The pattern emerges from random weights, as gradient flow on the approximate loss predicts.",
-            "B",
-            "10_kq_ov_patterns",
-        ),
-        Claim(
-            "B8",
-            "Softmax heads generalize to longer contexts than in training; linear attention does not.",
-            "B",
-            "12_length_generalization",
-        ),
-        Claim(
-            "B9",
-            "With anisotropic covariates the heads implement preconditioned gradient descent.",
-            "B",
-            "13_anisotropic",
-        ),
-        Claim(
-            "B10",
-            "Several tasks: few heads superpose them, 2N heads or more split up, a pair a task.",
-            "B",
-            "14_multitask",
-        ),
-    )
-}
+_SIGNS = {REPRODUCED: "●", PARTLY: "◆", NOT_REPRODUCED: "✕", NOT_TESTED: "○"}  # as in the figures
 
 
 @dataclass(frozen=True)
@@ -156,28 +56,52 @@ def overall(verdicts: Sequence[str]) -> str:
     return verdicts[0] if len(set(verdicts)) == 1 else PARTLY
 
 
+def summary(results: Mapping[str, Mapping]) -> str:
+    """Markdown: how many claims have which verdict, and which they are, with their tests."""
+    verdicts = {claim: [test["verdict"] for _, test in tests] for claim, tests in _found(results).items()}
+    every = [outcome for of_claim in verdicts.values() for outcome in of_claim]
+    lines = []
+    for outcome in _SIGNS:
+        names = [
+            f"{_link(claim)} {found.count(REPRODUCED)}/{len(found)}" if found else claim
+            for claim, found in verdicts.items()
+            if overall(found) == outcome
+        ]
+        if names or outcome != NOT_TESTED:
+            listed = f" ({', '.join(names)})" if names else ""
+            lines.append(f"- {signed(outcome)}: **{len(names)}** of {len(verdicts)} claims{listed}")
+    counts = ", ".join(
+        f"{every.count(outcome)} {outcome}" for outcome in (REPRODUCED, PARTLY, NOT_REPRODUCED)
+    )
+    return "\n".join(
+        [*lines, "", f"The fractions are tests reproduced. Of all {len(every)} tests: {counts}."]
+    )
+
+
 def table(results: Mapping[str, Mapping]) -> str:
     """Markdown: every claim, its tests and verdicts, from the results files of the chapters in the book.
 
-    Chapters beside its own may test a claim, too. Raises LookupError when a claim's own chapter is there
-    and has no test of it.
+    A row that begins with a code is a claim, with the paper's figure and ours; its tests follow, with our
+    bar and our value. Chapters beside its own may test a claim, too.
     """
-    lines = [*_HEAD]
-    for claim in CLAIMS.values():
-        tests = [
-            (chapter, test)
-            for chapter, found in results.items()
-            for test in found.get("claims", ())
-            if test["claim"] == claim.id
-        ]
-        if claim.chapter in results and claim.chapter not in {chapter for chapter, _ in tests}:
-            raise LookupError(f"{claim.chapter}: its results have no test of claim {claim.id}")
-        name = f"[{claim.id}]({claim.chapter})" if tests else claim.id
-        joint = overall([test["verdict"] for _, test in tests])
-        lines.append(f"| **{name}** | {claim.statement} *({claim.source})* | | | **{joint}** |")
+    lines = [
+        "| claim, and what is measured | the paper; our bar | our figure; value [95% interval] | verdict |",
+        "|---|---|---|---|",
+    ]
+    labels = {label for found in results.values() for label in found.get("figures", ())}
+    for name, tests in _found(results).items():
+        claim = CLAIMS[name]
+        shown = _link(name) if tests else name
+        figures = ", ".join(f"{{numref}}`{label}`" for label in claim.figures if label in labels)
+        joint = signed(overall([test["verdict"] for _, test in tests]))
+        lines.append(
+            f"| **{shown}** {claim.statement} | {claim.source}: {claim.published} | {figures} | **{joint}** |"
+        )
         for chapter, test in tests:
-            link = "" if chapter == claim.chapter else f" ([more]({chapter}))"
-            lines.append(f"| | {test['metric']}{link} {_row(test)}")
+            where = "" if chapter == claim.chapter else f" ([chapter {int(chapter[:2])}]({chapter}))"
+            lines.append(
+                f"| {test['metric']}{where} | {_bar(test)} | {_value(test)} | {signed(test['verdict'])} |"
+            )
     return "\n".join(lines)
 
 
@@ -188,15 +112,43 @@ def bar(sense: str, threshold: float) -> str:
 
 def rows(tests: Sequence[Mapping]) -> str:
     """Markdown: the tests of one results file and their verdicts."""
-    return "\n".join([*_HEAD, *(f"| {test['id']} | {test['metric']} {_row(test)}" for test in tests)])
+    lines = ["| claim | measured | value [95% interval] | bar | verdict |", "|---|---|---|---|---|"]
+    for test in tests:
+        parts = (test["id"], test["metric"], _value(test), _bar(test), signed(test["verdict"]))
+        lines.append(f"| {' | '.join(parts)} |")
+    return "\n".join(lines)
 
 
-_HEAD = ("| claim | measured | value [95% interval] | bar | verdict |", "|---|---|---|---|---|")
+def _found(results: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]:
+    """The tests of every claim, each with its chapter.
+
+    Raises LookupError when a claim's own chapter is there and has no test of it.
+    """
+    found: dict[str, list[tuple[str, Mapping]]] = {claim: [] for claim in CLAIMS}
+    for chapter, contents in results.items():
+        for test in contents.get("claims", ()):
+            found[test["claim"]].append((chapter, test))
+    for claim in CLAIMS.values():
+        if claim.chapter in results and claim.chapter not in {chapter for chapter, _ in found[claim.id]}:
+            raise LookupError(f"{claim.chapter}: its results have no test of claim {claim.id}")
+    return found
 
 
-def _row(test: Mapping) -> str:
+def _link(claim: str) -> str:
+    return f"[{claim}]({CLAIMS[claim].chapter})"
+
+
+def _bar(test: Mapping) -> str:
+    return bar(test["sense"], test["threshold"])
+
+
+def _value(test: Mapping) -> str:
     low, high = test["interval"]
     value = f"{test['value']:.3g} [{low:.3g},\N{NO-BREAK SPACE}{high:.3g}]"
-    if test["interval_kind"] != OVER_SEEDS:
-        value += f" ({test['interval_kind']})"
-    return f"| {value} | {bar(test['sense'], test['threshold'])} | {test['verdict']} |"
+    return value if test["interval_kind"] == OVER_SEEDS else f"{value} ({test['interval_kind']})"
+
+
+def signed(outcome: str) -> str:
+    """A verdict and its sign: two cues, and a third by colour on the pages."""
+    sign = f'<span class="{outcome.replace(" ", "-")}" aria-hidden="true">{_SIGNS[outcome]}</span>'
+    return f"{sign}\N{NO-BREAK SPACE}{outcome}"

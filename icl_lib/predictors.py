@@ -18,19 +18,11 @@ from icl_lib import approximation, estimators, experiments, one_layer, patterns
 from icl_lib.attention_layer import AttentionLayer, Weights
 from icl_lib.baselines import Estimator, evaluation_prompts, reference
 from icl_lib.constructions import heads_on_pattern
+from icl_lib.papers import PUBLISHED as PUBLISHED
 from icl_lib.tasks import Prompts, Task
 from icl_lib.training import Trained
 
 Predictor = Estimator | tuple[AttentionLayer, Weights]
-
-# Loss by L, for d = 5 and noise variance 0.1, with omega = 0.13 and mu = 3.45 (the released notebooks).
-PUBLISHED: Mapping[str, Mapping[int, float]] = {
-    "two heads": {10: 0.604, 40: 0.243, 100: 0.164},
-    "debiased GD": {10: 0.614, 40: 0.243, 100: 0.163},
-    "GD": {10: 0.643, 40: 0.241, 100: 0.162},
-    "one head": {10: 0.875, 40: 0.405, 100: 0.284},
-    "ridge": {10: 0.194, 40: 0.115, 100: 0.104},
-}
 
 
 def heads(omega: Sequence[float], mu: Sequence[float], d: int) -> Predictor:

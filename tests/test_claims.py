@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from icl_lib.chapters import load_chapters
 from icl_lib.claims import (
     CLAIMS,
     NOT_REPRODUCED,
@@ -16,6 +17,7 @@ from icl_lib.claims import (
     Test,
     overall,
     rows,
+    summary,
     table,
     verdict,
 )
@@ -137,16 +139,33 @@ def entry(test_id, outcome):
     }
 
 
+def shown(outcome):
+    """A verdict as the tables show it: the sign, which is for the eye alone, and the word."""
+    sign = {REPRODUCED: "●", PARTLY: "◆", NOT_REPRODUCED: "✕", NOT_TESTED: "○"}[outcome]
+    look = outcome.replace(" ", "-")
+    return f'<span class="{look}" aria-hidden="true">{sign}</span>\N{NO-BREAK SPACE}{outcome}'
+
+
+BAR, VALUE = "≤\N{NO-BREAK SPACE}1", "0.5 [0.4,\N{NO-BREAK SPACE}0.6]"
+
+
 def test_table_lists_every_claim_once():
     chapter = CLAIMS["A5"].chapter
-    lines = table({chapter: {"claims": [entry("A5.a", REPRODUCED), entry("A5.b", PARTLY)]}}).splitlines()
-    assert lines[1].count("|") == lines[0].count("|")
+    tests = [entry("A5.a", REPRODUCED), entry("A5.b", PARTLY)]
+    lines = table({chapter: {"claims": tests, "figures": {"fig-pto-risk": ""}}}).splitlines()
     assert all(line.count("|") == lines[0].count("|") for line in lines)
     for claim in CLAIMS:
-        assert sum(f"**{claim}**" in line or f"**[{claim}](" in line for line in lines) == 1
-    joint = next(line for line in lines if "**[A5]" in line)
-    assert joint.endswith("| **partly** |")
-    assert "| | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | reproduced |" in lines
+        assert sum(line.startswith((f"| **{claim}**", f"| **[{claim}](")) for line in lines) == 1
+    joint = next(place for place, line in enumerate(lines) if "**[A5]" in line)
+    assert lines[joint].endswith(f"| {{numref}}`fig-pto-risk` | **{shown(PARTLY)}** |")
+    assert lines[joint + 1 : joint + 3] == [
+        f"| ratio | {BAR} | {VALUE} | {shown(outcome)} |" for outcome in (REPRODUCED, PARTLY)
+    ]
+
+
+def test_table_shows_no_figure_of_a_chapter_that_is_missing():
+    assert "{numref}" not in table({CLAIMS["A5"].chapter: {"claims": [entry("A5.a", REPRODUCED)]}})
+    assert table({}).count(f"**{shown(NOT_TESTED)}**") == len(CLAIMS)
 
 
 def test_table_has_tests_of_other_chapters_too():
@@ -156,18 +175,43 @@ def test_table_has_tests_of_other_chapters_too():
         other: {"claims": [entry("A2.b", PARTLY), entry("A6.a", REPRODUCED)]},
     }
     lines = table(found).splitlines()
-    assert (
-        f"| | ratio ([more]({other})) | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | partly |"
-        in lines
-    )
-    assert next(line for line in lines if "**[A2]" in line).endswith("| **partly** |")
+    assert f"| ratio ([chapter {int(other[:2])}]({other})) | {BAR} | {VALUE} | {shown(PARTLY)} |" in lines
+    assert next(line for line in lines if "**[A2]" in line).endswith(f"| **{shown(PARTLY)}** |")
     with pytest.raises(LookupError, match="its results have no test of claim A2"):
         table({own: {"claims": []}, other: found[other]})
 
 
+def test_summary_counts_claims_and_tests():
+    found = {
+        CLAIMS["A2"].chapter: {"claims": [entry("A2.a", REPRODUCED), entry("A2.b", NOT_REPRODUCED)]},
+        CLAIMS["A6"].chapter: {"claims": [entry("A6.a", REPRODUCED), entry("A6.b", REPRODUCED)]},
+    }
+    lines = summary(found).splitlines()
+    every = len(CLAIMS)
+    assert lines[:3] == [
+        f"- {shown(REPRODUCED)}: **1** of {every} claims ([A6]({CLAIMS['A6'].chapter}) 2/2)",
+        f"- {shown(PARTLY)}: **1** of {every} claims ([A2]({CLAIMS['A2'].chapter}) 1/2)",
+        f"- {shown(NOT_REPRODUCED)}: **0** of {every} claims",
+    ]
+    assert lines[3].startswith(f"- {shown(NOT_TESTED)}: **{every - 2}** of {every} claims (A1, A3, ")
+    assert lines[-1].endswith("Of all 4 tests: 3 reproduced, 0 partly, 1 not reproduced.")
+
+
+def test_figures_of_claims_are_in_the_chapters():
+    """Every label is that of one figure, the first of them in the claim's own chapter."""
+    chapters = {}
+    for name, chapter in load_chapters().items():
+        for cell in chapter.notebook().cells:
+            if label := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
+                chapters.setdefault(label, []).append(name)
+    for claim in CLAIMS.values():
+        assert chapters[claim.figures[0]] == [claim.chapter], claim.id
+        assert all(len(chapters[label]) == 1 for label in claim.figures), claim.id
+
+
 def test_rows_list_one_files_tests():
     assert rows([entry("A5.a", REPRODUCED)]).splitlines()[2:] == [
-        "| A5.a | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | reproduced |"
+        f"| A5.a | ratio | {VALUE} | {BAR} | {shown(REPRODUCED)} |"
     ]
 
 
