@@ -125,7 +125,7 @@ def stored_key(notebook: Path) -> str | None:
 def render(chapters: dict[str, Chapter], place: Path) -> int:
     """Build the pages with Jupyter Book, unless nothing changed since they were built."""
     source, html, scratch = place / "src", place / "html", place / "unfinished/html"
-    stage(chapters, source / "book")
+    stage(chapters, place)
     digest = hashlib.sha256()
     for path in (CONFIG, TOC, LOCK, *sorted(path for path in source.rglob("*") if path.is_file())):
         digest.update(f"{path}\0".encode() + path.read_bytes() + b"\0")
@@ -150,26 +150,40 @@ def render(chapters: dict[str, Chapter], place: Path) -> int:
     return 0
 
 
-def stage(chapters: dict[str, Chapter], folder: Path) -> None:
-    """Lay the rest of book/ beside the executed notebooks; take away what book/ no longer has."""
+def stage(chapters: dict[str, Chapter], place: Path) -> None:
+    """Lay the rest of book/ beside the executed notebooks, and what readers can download from the pages.
+
+    What book/ no longer has is taken away.
+    """
+    folder = place / "src/book"
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.suffix != ".ipynb" or path.stem not in chapters:
             path.unlink()
+    for results in (place / "results").glob("*.json"):
+        if results.stem not in chapters:
+            results.unlink()
     texts = [f"{name}.md" for name in chapters]
     ignored = shutil.ignore_patterns("*.ipynb", "__pycache__", ".*", *texts)
     shutil.copytree(BOOK, folder, ignore=ignored, dirs_exist_ok=True)
+    downloads = folder / "_static/downloads"
+    notebooks(downloads)
+    for name in chapters:
+        results = place / "results" / f"{name}.json"
+        shutil.copy(results, downloads)
+        for figure, table in json.loads(results.read_text())["figures"].items():
+            (downloads / f"{figure}.csv").write_text(table)
 
 
-def notebooks() -> int:
+def notebooks(folder: Path) -> None:
     """Write every chapter as a plain notebook, not executed."""
-    folder = BUILD / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     for name, chapter in load_chapters().items():
-        nbformat.write(chapter.notebook(), folder / f"{name}.ipynb")
-    print(f"notebooks: {show(folder)}")
-    return 0
+        notebook = chapter.notebook()
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"{name}-{number}"  # not a new random one each time: pages stay the same
+        nbformat.write(notebook, folder / f"{name}.ipynb")
 
 
 def main() -> int:
@@ -190,7 +204,9 @@ def main() -> int:
             return build(args.profile, args.jobs)
         if args.command == "run":
             return run(args.chapter, args.flags, args.folder)
-        return notebooks()
+        notebooks(BUILD / "notebooks")
+        print(f"notebooks: {show(BUILD / 'notebooks')}")
+        return 0
     except BookError as error:
         print(error, file=sys.stderr)
         return 2

@@ -5,7 +5,11 @@ may not read other files.
 """
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
+
+import torch
+from torch import Tensor
 
 from icl_lib import checks
 
@@ -20,6 +24,7 @@ def show(name: str, data: Mapping[str, object], digits: int = 6):
     from IPython.display import HTML  # needed by the book alone
 
     checks.one_of("name", name, NAMES)
+    text = json.dumps(_plain(data, digits), separators=(",", ":"), allow_nan=False)
     scripts = "".join(
         f'<script src="../_static/explorables/{part}.js"></script>' for part in ("math", "page", name)
     )
@@ -27,9 +32,31 @@ def show(name: str, data: Mapping[str, object], digits: int = 6):
         f'<div class="explorable" data-explorable="{name}">'
         '<p class="explorable-fallback">Here the page of the book is interactive. It takes JavaScript;'
         " the figure above shows the same, at rest.</p>"
-        f'<script type="application/json">{json.dumps(_plain(data, digits), separators=(",", ":"), allow_nan=False)}</script>'
+        f'<script type="application/json">{text}</script>'
         f"</div>{scripts}"
     )
+
+
+def pack(weights: Mapping[str, Tensor]) -> dict[str, dict]:
+    """Weights in eight bits, small enough for a page: whole numbers up to 127, times each tensor's scale."""
+    packed = {}
+    for name, weight in weights.items():
+        scale = weight.abs().max().item() / 127 or 1.0
+        whole = (weight.double() / scale).round().to(torch.int8)
+        text = b64encode(whole.contiguous().numpy().tobytes()).decode()
+        packed[name] = {"shape": list(weight.shape), "scale": scale, "bytes": text}
+    return packed
+
+
+def unpack(packed: Mapping[str, Mapping]) -> dict[str, Tensor]:
+    """The weights that were packed, rounded as they are now, in double precision."""
+    return {
+        name: torch.frombuffer(bytearray(b64decode(one["bytes"])), dtype=torch.int8)
+        .double()
+        .reshape(one["shape"])
+        * one["scale"]
+        for name, one in packed.items()
+    }
 
 
 def _plain(value: object, digits: int) -> object:

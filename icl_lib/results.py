@@ -5,6 +5,7 @@ _build/<profile>/results/<chapter>.json
     series       every curve: name, x, mean, and over seeds low, high, values (seeds, points)
     numbers      every number that the prose quotes
     claims       every test of a claim, with its threshold, value, interval and verdict
+    figures      what every figure shows, by its name: a table as CSV
     provenance   commit, library hash, versions, device, seconds, the command that makes it again
 """
 
@@ -17,9 +18,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from icl_lib import claims, parameters
+from icl_lib import claims, parameters, plotted
 from icl_lib.intervals import Interval, t_interval
 from icl_lib.provenance import git_commit, home, library_hash, loaded_modules, paper_file, versions
 
@@ -34,6 +36,7 @@ class Results:
         self._series: dict[str, dict] = {}
         self._numbers: dict[str, float] = {}
         self._claims: dict[str, dict] = {}
+        self._figures: dict[str, str] = {}
 
     def series(self, name: str, x: ArrayLike, values: ArrayLike) -> Interval:
         """Record a curve, values (seeds, points) over x (points), and return what to plot."""
@@ -89,6 +92,11 @@ class Results:
         glue(f"verdict.{test.id}", outcome, display=False)
         return f"{test.id}: {outcome}, {value:.3g}, bar {test.sense} {test.threshold:.3g}"
 
+    def figure(self, name: str, figure: Figure) -> None:
+        """Record what a finished figure shows; its name is the one that the cell's metadata give it."""
+        _new(name, self._figures)
+        self._figures[name] = plotted.table(figure)
+
     def save(self) -> None:
         """Write the file, whole or not at all.
 
@@ -106,6 +114,7 @@ class Results:
             "series": list(self._series.values()),
             "numbers": self._numbers,
             "claims": list(self._claims.values()),
+            "figures": self._figures,
             "provenance": {
                 "commit": git_commit(),
                 "library": library_hash(loaded_modules()),
@@ -132,8 +141,10 @@ def folder(profile: str, *, writing: bool = False) -> Path:
 
 
 def load_all(profile: str) -> dict[str, dict]:
-    """The results files of a profile, by chapter."""
+    """The results files of a profile, by chapter. Raises LookupError where there are none."""
     paths = sorted(folder(profile).glob("*.json"))
+    if not paths:
+        raise LookupError(f"no results of profile {profile!r} here: run the chapters first (make book)")
     return {path.stem: json.loads(path.read_text()) for path in paths}
 
 
