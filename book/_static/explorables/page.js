@@ -32,7 +32,8 @@ icl.page = (() => {
   let ids = 0;
 
   /* A labelled slider. `values`, if given, are what its steps stand for (else min, max, step).
-     Calls change(value) at every move; returns { get(), set(value) }. */
+     Calls change(value) at every move; returns { get(), set(value) }. It may be set to what lies between two
+     of the values, and keeps it until it is moved. */
   function slider(parent, { name, label, min, max, step = 1, values, value, format = short }, change) {
     const row = element(parent, "div", { class: "explorable-slider" });
     const id = `explorable-${++ids}`;
@@ -40,21 +41,23 @@ icl.page = (() => {
     const range = values ? { min: 0, max: values.length - 1, step: 1 } : { min, max, step };
     const input = element(row, "input", { type: "range", id, name, ...range });
     const shown = element(row, "output", { for: id });
-    const read = () => (values ? values[Number(input.value)] : Number(input.value));
-    const show = () => {
-      shown.textContent = format(read());
+    const away = (wanted) => values.map((one) => Math.abs(one - wanted));
+    let current;
+    const take = (taken) => {
+      current = taken;
+      shown.textContent = format(current);
       input.setAttribute("aria-valuetext", shown.textContent);
     };
     const set = (wanted) => {
-      input.value = values ? values.indexOf(wanted) : wanted;
-      show();
+      input.value = values ? away(wanted).indexOf(Math.min(...away(wanted))) : wanted;
+      take(values ? wanted : Number(input.value));
     };
     set(value);
     input.addEventListener("input", () => {
-      show();
-      change(read());
+      take(values ? values[Number(input.value)] : Number(input.value));
+      change(current);
     });
-    return { get: read, set, input };
+    return { get: () => current, set, input };
   }
 
   /* A row for buttons and the like. */
@@ -113,10 +116,12 @@ icl.page = (() => {
        { kind: "points", x, y, look }      markers only
        { kind: "bars", x, y, look, width } bars from zero, `width` in units of x
        { kind: "level", y, look }          a horizontal line; { kind: "place", x, look } a vertical one
-       { kind: "contour", ... }            as "line", without an entry of the legend of its own
+       { kind: "area", x, low, high, look } what lies between two lines
+       { kind: "text", x, y, text }        a word at a place
      `look` names a class of explorables.css (its colour, dash and marker); a mark with a `label` is in the
-     legend. `alt` is what a screen reader is told; draw may renew it. */
-  function plot(parent, { title, alt, xLabel = "", yLabel = "", logX = false, logY = false, width = 420, height = 260 }) {
+     legend. `alt` is what a screen reader is told; draw may renew it. click(x, y) is called with the place that
+     a pointer picks, beside controls that do the same. */
+  function plot(parent, { title, alt, xLabel = "", yLabel = "", logX = false, logY = false, width = 420, height = 260, click }) {
     const figure = element(parent, "figure", { class: "explorable-plot" });
     if (title) element(figure, "figcaption", { text: title });
     const svg = element(figure, "svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": alt });
@@ -126,11 +131,24 @@ icl.page = (() => {
       const share = log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low);
       return from + share * (to - from);
     };
+    const unscale = ([low, high], share, log) => (log ? low * (high / low) ** share : low + share * (high - low));
+    let ranges;
+    if (click) {
+      svg.classList.add("picked");
+      svg.addEventListener("click", (event) => {
+        const box = svg.getBoundingClientRect();
+        const right = (((event.clientX - box.left) / box.width) * width - inner.left) / (inner.right - inner.left);
+        const up = (inner.bottom - ((event.clientY - box.top) / box.height) * height) / (inner.bottom - inner.top);
+        if (Math.min(right, up) < 0 || Math.max(right, up) > 1) return;
+        click(unscale(ranges.x, right, logX), unscale(ranges.y, up, logY));
+      });
+    }
 
     function draw({ x, y, marks, alt: told }) {
       svg.replaceChildren();
       legend.replaceChildren();
       if (told) svg.setAttribute("aria-label", told);
+      ranges = { x, y };
       const X = scale(x, inner.left, inner.right, logX);
       const Y = scale(y, inner.bottom, inner.top, logY);
       for (const value of ticks(...x, logX)) {
@@ -163,8 +181,13 @@ icl.page = (() => {
             const at = clamp(Y(mark.y[i]));
             element(frame, "svg:rect", { class: `${look} bar`, x: X(value) - wide / 2, width: wide, y: Math.min(at, zero), height: Math.abs(at - zero) });
           });
+        } else if (mark.kind === "area") {
+          const along = (edge) => mark.x.map((value, i) => `${X(value).toFixed(2)} ${clamp(Y(edge[i])).toFixed(2)}`);
+          element(frame, "svg:path", { class: `${look} area`, d: `M${[...along(mark.low), ...along(mark.high).reverse()].join("L")}Z` });
+        } else if (mark.kind === "text") {
+          element(frame, "svg:text", { class: "tick", x: X(mark.x), y: clamp(Y(mark.y)) + 4, "text-anchor": "middle", text: mark.text });
         } else if (mark.kind === "points") {
-          mark.x.forEach((value, i) => symbol(frame, look, X(value), clamp(Y(mark.y[i]))));
+          symbols(frame, look, Array.from(mark.x, (value, i) => [X(value), clamp(Y(mark.y[i]))]));
         } else {
           let path = "";
           let open = false;
@@ -184,31 +207,33 @@ icl.page = (() => {
     return { draw, svg };
   }
 
-  /* The marker of a look: a circle, or a diamond where the look says so. */
-  function symbol(parent, look, x, y, size = 4) {
-    if (!/diamond|preprocessed|trained/.test(look)) {
-      return element(parent, "svg:circle", { class: `${look} point`, cx: x, cy: y, r: size });
-    }
-    const d = `M${x} ${y - size - 1}L${x + size + 1} ${y}L${x} ${y + size + 1}L${x - size - 1} ${y}Z`;
-    return element(parent, "svg:path", { class: `${look} point`, d });
+  /* Markers of a look at some places: circles, or diamonds where the look says so. They are one path: many
+     elements would take their time. */
+  function symbols(parent, look, places, size = 4) {
+    const [wide, turn] = [size + 1, `a${size} ${size} 0 1 0`];
+    const circle = ([x, y]) => `M${(x - size).toFixed(2)} ${y.toFixed(2)}${turn} ${2 * size} 0${turn} ${-2 * size} 0Z`;
+    const diamond = ([x, y]) => `M${x.toFixed(2)} ${(y - wide).toFixed(2)}l${wide} ${wide}l${-wide} ${wide}l${-wide} ${-wide}Z`;
+    const one = /diamond|preprocessed|trained/.test(look) ? diamond : circle;
+    const finite = places.filter(([x, y]) => Number.isFinite(x) && Number.isFinite(y));
+    element(parent, "svg:path", { class: `${look} point`, d: finite.map(one).join("") });
   }
 
   function entry(legend, { kind, look, label }) {
     const item = element(legend, "span");
     const svg = element(item, "svg:svg", { viewBox: "0 0 26 12", width: 26, height: 12, "aria-hidden": "true" });
-    if (kind === "bars") element(svg, "svg:rect", { class: `mark ${look} bar`, x: 6, y: 1, width: 14, height: 10 });
-    else if (kind === "points") symbol(svg, `mark ${look}`, 13, 6);
+    if (kind === "bars" || kind === "area") element(svg, "svg:rect", { class: `mark ${look} bar`, x: 6, y: 1, width: 14, height: 10 });
+    else if (kind === "points") symbols(svg, `mark ${look}`, [[13, 6]]);
     else element(svg, "svg:path", { class: `mark ${look}`, d: "M0 6H26", fill: "none" });
     item.append(label);
   }
 
   /* A heat map of a matrix, white at zero; blue is negative and red positive, numbers say the same.
-     show(values) draws it anew. */
+     show(values, marked) draws it anew; entries of `marked` that are true get a frame. */
   function matrix(parent, { title, limit, digits = 2, rows, columns }) {
     const table = element(parent, "table", { class: "explorable-matrix" });
     if (title) element(table, "caption", { text: title });
     return {
-      show(values) {
+      show(values, marked) {
         table.querySelector("tbody")?.remove();
         const body = element(table, "tbody");
         if (columns) {
@@ -219,12 +244,14 @@ icl.page = (() => {
         values.forEach((entries, i) => {
           const line = element(body, "tr");
           if (rows) element(line, "th", { scope: "row", text: rows[i] });
-          for (const value of entries) {
-            const cell = element(line, "td", { text: value === 0 ? "0" : value.toFixed(digits) });
+          entries.forEach((value, j) => {
+            const text = value === 0 ? "0" : Math.abs(value) < 1000 ? value.toFixed(digits) : short(value);
+            const cell = element(line, "td", { text });
             const share = Math.min(1, Math.abs(value) / limit);
             cell.style.setProperty("--share", `${Math.round(60 * share)}%`);
             cell.className = value < 0 ? "negative" : "positive";
-          }
+            cell.classList.toggle("marked", Boolean(marked?.[i][j]));
+          });
         });
       },
     };
