@@ -16,10 +16,10 @@ from icl_lib import checks
 NAMES = ("preprocess", "heads", "two_heads")
 
 
-def show(name: str, data: Mapping[str, object], digits: int = 6):
+def show(name: str, figure: str, data: Mapping[str, object], digits: int = 6):
     """The place of an explorable, with its data: numbers, lists and tensors, to so many significant digits.
 
-    Outside the book's pages, where its scripts are not found, it says where to go.
+    Without JavaScript, and outside the book's pages, it names the static figure that stands for it.
     """
     from IPython.display import HTML  # needed by the book alone
 
@@ -30,8 +30,8 @@ def show(name: str, data: Mapping[str, object], digits: int = 6):
     )
     return HTML(
         f'<div class="explorable" data-explorable="{name}">'
-        '<p class="explorable-fallback">Here the page of the book is interactive. It takes JavaScript;'
-        " the figure above shows the same, at rest.</p>"
+        '<p class="explorable-fallback">Here the page of the book is interactive, which takes JavaScript. '
+        f'<a href="#{figure}">A figure</a> shows the same at rest.</p>'
         f'<script type="application/json">{text}</script>'
         f"</div>{scripts}"
     )
