@@ -30,7 +30,7 @@ def show(name: str, figure: str, data: Mapping[str, object], digits: int = 6):
     )
     return HTML(
         f'<div class="explorable" data-explorable="{name}">'
-        '<p class="explorable-fallback">Here the page of the book is interactive, which takes JavaScript. '
+        '<p class="explorable-fallback">This part of the page is interactive and needs JavaScript. '
         f'<a href="#{figure}">A figure</a> shows the same at rest.</p>'
         f'<script type="application/json">{text}</script>'
         f"</div>{scripts}"

@@ -136,7 +136,7 @@ CLAIMS = {
             "B6",
             "The risk is within a constant factor of the Bayes predictor's.",
             "B",
-            _losses("ridge"),
+            _losses("two heads", "ridge"),
             "11_debiased_gd",
             ("fig-factor-to-bayes",),
         ),

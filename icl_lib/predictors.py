@@ -18,7 +18,6 @@ from icl_lib import approximation, estimators, experiments, one_layer, patterns
 from icl_lib.attention_layer import AttentionLayer, Weights
 from icl_lib.baselines import Estimator, evaluation_prompts, reference
 from icl_lib.constructions import heads_on_pattern
-from icl_lib.papers import PUBLISHED as PUBLISHED
 from icl_lib.tasks import Prompts, Task
 from icl_lib.training import Trained
 
@@ -29,6 +28,18 @@ def heads(omega: Sequence[float], mu: Sequence[float], d: int) -> Predictor:
     """The model with KQ^h = omega_h I on the covariates and OV^h = mu_h at y."""
     omega, mu = torch.tensor(omega, dtype=torch.float64), torch.tensor(mu, dtype=torch.float64)
     return heads_on_pattern(omega[:, None, None] * torch.eye(d, dtype=omega.dtype), mu)
+
+
+def alike(
+    KQ: Float[Tensor, "S H p p"], OV: Float[Tensor, "S H 1 p"], d: int, count: int
+) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
+    """omega and mu of `count` heads of one size that stand for the heads of each model.
+
+    omega is the mean of theirs, weighted with |mu_h|: together they make the same step sum_h omega_h mu_h,
+    if all omega_h mu_h have one sign.
+    """
+    sizes, mu = patterns.omega(KQ, d).abs(), patterns.mu(OV).abs()
+    return (sizes * mu).sum(-1) / mu.sum(-1), mu.sum(-1) / count
 
 
 def gradient_step(step: float) -> Estimator:
@@ -64,7 +75,7 @@ def searched_one_head(task: Task, prompts: Prompts) -> tuple[float, float]:
 
 
 def paper_b(omega: float, mu: float, task: Task, n: int) -> dict[str, Callable[[int], Predictor]]:
-    """The predictors of the paper's figure, each as a function of L; the names are those of `PUBLISHED`.
+    """The predictors of the paper's figure, each as a function of L, named as in `papers.PUBLISHED`.
 
     Nothing but ridge is fitted to L: two heads and both kinds of gradient descent have this omega and mu
     throughout, and the one head has those that are best at the length n of training.

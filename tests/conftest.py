@@ -106,3 +106,19 @@ def browser():
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium): the pages were not opened")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
+
+
+@pytest.fixture(params=["http", "file"])
+def root(request, browser, pages):
+    """The explorable `NAME` of the page `CHAPTER`, both of the test's module, in an open page of a phone."""
+    home = request.getfixturevalue("site") if request.param == "http" else f"{pages.as_uri()}/"
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{home}{request.module.CHAPTER}")
+    found = page.locator(f"[data-explorable={request.module.NAME}][data-ready]")
+    found.wait_for()
+    yield found
+    assert not errors
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()

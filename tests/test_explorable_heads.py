@@ -6,6 +6,7 @@ import javascript
 import numpy as np
 import pytest
 import torch
+from visiting import NUMBERS, button, check_numbers, slide
 
 from icl_lib import explorables
 from icl_lib.tasks import WEIGHTS, Prompts, Task, gram
@@ -13,6 +14,7 @@ from icl_lib.training import trimmed_mean
 from icl_lib.transformer import Transformer, mask_heads
 
 CHAPTER = "book/05_head_importance.html"
+NAME = "heads"
 NEAR = dict(rtol=1e-6, atol=1e-9)
 
 
@@ -105,14 +107,13 @@ def test_prompts_of_the_page_have_the_task_s_law(law, generator):
 STATE = """(root) => JSON.stringify({
   ...root.state(),
   data: JSON.parse(root.querySelector("script[type='application/json']").textContent),
-  numbers: Object.fromEntries([...root.querySelectorAll("[data-number]")]
-    .map((place) => [place.dataset.number, [place.dataset.value, place.textContent]])),
+  numbers: NUMBERS,
   cells: [...root.querySelectorAll(".explorable-matrix tbody tr")].slice(1)
     .map((line) => [...line.querySelectorAll("td")].map((cell) => [cell.textContent, cell.className])),
   heads: [...root.querySelectorAll(".explorable-heads button")]
     .map((button) => [button.getAttribute("aria-label"), button.getAttribute("aria-pressed")]),
   pictures: [...root.querySelectorAll("svg[role=img]")].map((svg) => svg.getAttribute("aria-label")),
-}, (_, value) => (value instanceof Float64Array ? [...value] : value))"""
+}, (_, value) => (value instanceof Float64Array ? [...value] : value))""".replace("NUMBERS", NUMBERS)
 
 
 def state_that_the_library_confirms(root):
@@ -144,10 +145,7 @@ def state_that_the_library_confirms(root):
         "found": there["found"][state["shown"]],
         "found-mean": there["found"].mean(),
     }
-    assert state["numbers"].keys() == expected.keys()
-    for name, (value, text) in state["numbers"].items():
-        assert float(value) == pytest.approx(expected[name], rel=1e-6), name
-        assert float(text) == pytest.approx(expected[name], rel=5.001e-3), name  # three digits
+    check_numbers(state["numbers"], expected)
     columns = np.array([w[state["shown"]].numpy(), *there["read"][:, state["shown"]]])
     largest = np.argsort(-abs(columns), kind="stable")[:, :s]
     for j, line in enumerate(state["cells"]):
@@ -161,26 +159,6 @@ def state_that_the_library_confirms(root):
     ]
     assert state["heads"] == expected_heads
     return state
-
-
-@pytest.fixture(params=["http", "file"])
-def root(request, browser, pages):
-    """The explorable in an open page of a phone's width, over http and from disk."""
-    home = request.getfixturevalue("site") if request.param == "http" else f"{pages.as_uri()}/"
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(home + CHAPTER)
-    found = page.locator("[data-explorable=heads][data-ready]")
-    found.wait_for()
-    yield found
-    assert not errors
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
-
-
-def button(root, text):
-    return root.get_by_role("button", name=text, exact=True)
 
 
 @pytest.mark.browser
@@ -207,12 +185,11 @@ def test_heads_are_switched_by_mouse(root):
     assert new["seed"] == state["seed"] + 1
     assert new["prompts"][0]["w"] != state["prompts"][0]["w"]
     for name in ("n", "sigma"):
-        slider = root.locator(f"input[name={name}]")
-        box = slider.bounding_box()
-        slider.click(position={"x": 0.8 * box["width"], "y": box["height"] / 2})
+        slide(root, name, 0.8)
         state = state_that_the_library_confirms(root)
         assert state[name] > new[name]
-        assert slider.locator("xpath=following-sibling::output").inner_text() == f"{state[name]:g}"
+        output = root.locator(f"input[name={name}] + output")
+        assert output.inner_text() == f"{state[name]:g}"
     for column in range(1, len(state["on"][0]) + 1):
         button(root, f"layer 2, head {column}: {'on' if state['on'][1][column - 1] else 'off'}").click()
     after = state_that_the_library_confirms(root)["on"][1]
@@ -240,4 +217,5 @@ def test_heads_are_switched_by_keyboard(root):
     assert moved["sigma"] < state["sigma"]
     button(root, "pruned").focus()
     press("Enter")
-    assert all(state_that_the_library_confirms(root)["on"][0])
+    state = state_that_the_library_confirms(root)
+    assert [[h for h, one in enumerate(row) if one] for row in state["on"]] == state["data"]["kept"]["pruned"]

@@ -6,11 +6,13 @@ import javascript
 import numpy as np
 import pytest
 import torch
+from visiting import NUMBERS, button, check_numbers, slide
 
 from icl_lib import estimators
 from icl_lib.tasks import Task
 
 CHAPTER = "book/02_preprocess_then_optimize.html"
+NAME = "preprocess"
 NEAR = dict(rtol=1e-6, atol=1e-9)
 
 
@@ -119,13 +121,12 @@ def test_the_average_is_over_the_prompts_of_many_seeds():
 
 STATE = """(root) => JSON.stringify({
   ...root.state(),
-  numbers: Object.fromEntries([...root.querySelectorAll("[data-number]")]
-    .map((place) => [place.dataset.number, [place.dataset.value, place.textContent]])),
+  numbers: NUMBERS,
   outputs: Object.fromEntries([...root.querySelectorAll("input")]
     .map((input) => [input.name, input.nextElementSibling.textContent])),
   seedShown: root.querySelector("[role=status]").textContent,
   pictures: [...root.querySelectorAll("svg[role=img]")].map((svg) => svg.getAttribute("aria-label")),
-})"""
+})""".replace("NUMBERS", NUMBERS)
 
 
 def state_that_the_library_confirms(root):
@@ -143,42 +144,12 @@ def state_that_the_library_confirms(root):
                 error = (found[name] - w).square()
                 expected[f"{name}-on"] = error[w != 0].sum().item()
                 expected[f"{name}-off"] = error[w == 0].sum().item()
-    assert state["numbers"].keys() == expected.keys()
-    for name, (value, text) in state["numbers"].items():
-        assert float(value) == pytest.approx(expected[name], rel=1e-6), name
-        assert float(text) == pytest.approx(expected[name], rel=5.001e-3), name  # three digits
+    check_numbers(state["numbers"], expected)
     assert state["outputs"] == {name: f"{state[name]:g}" for name in ("d", "s", "n", "sigma", "T")}
     assert state["seedShown"] == f"seed {state['seed']}"
     if state["seed"] <= len(state["averaged"]):
         assert state["prompt"] == state["averaged"][state["seed"] - 1]
     return state
-
-
-@pytest.fixture(params=["http", "file"])
-def root(request, browser, pages):
-    """The explorable in an open page of a phone's width, over http and from disk."""
-    home = request.getfixturevalue("site") if request.param == "http" else f"{pages.as_uri()}/"
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(home + CHAPTER)
-    found = page.locator("[data-explorable=preprocess][data-ready]")
-    found.wait_for()
-    yield found
-    assert not errors
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
-
-
-def button(root, text):
-    return root.get_by_role("button", name=text, exact=True)
-
-
-def slide(root, name, share):
-    """Click at that share of a slider's length."""
-    slider = root.locator(f"input[name={name}]")
-    box = slider.bounding_box()
-    slider.click(position={"x": share * box["width"], "y": box["height"] / 2})
 
 
 @pytest.mark.browser

@@ -7,11 +7,13 @@ import javascript
 import numpy as np
 import pytest
 import torch
+from visiting import NUMBERS, button, check_numbers, slide, three_digits
 
 from icl_lib import approximation, one_layer, predictors
 from icl_lib.tasks import Prompts, Task
 
 CHAPTER = "book/11_debiased_gd.html"
+NAME = "two_heads"
 NEAR = dict(rtol=1e-6, atol=0)
 SIGNS = np.array([1.0, -1.0])
 
@@ -46,6 +48,16 @@ def attention(omega, x, query):
         query.expand(L, 1, d),
     )
     return model.predict(weights, each)[:, 0]
+
+
+def off_the_line(count, omega, mu, x, query):
+    """How far the heads' weights, times L, are off debiased gradient descent's, percent; their ends."""
+    similar = x @ query
+    L = len(similar)
+    weights = L * sum(sign * mu * attention(sign * omega, x, query) for sign in SIGNS[:count])
+    line = count * omega * mu * (similar - similar.mean())
+    bend = 100 * ((weights - line).square().mean() / line.square().mean()).item()
+    return bend, weights.min().item(), weights.max().item()
 
 
 def stacked(rows, L):
@@ -160,23 +172,17 @@ def test_prompts_of_the_page_have_the_task_s_law():
 STATE = """(root) => ({
   ...root.state(),
   data: JSON.parse(root.querySelector("script[type='application/json']").textContent),
-  numbers: Object.fromEntries([...root.querySelectorAll("[data-number]")]
-    .map((place) => [place.dataset.number, [place.dataset.value, place.textContent]])),
+  numbers: NUMBERS,
   settings: Object.fromEntries([...root.querySelectorAll("input")]
     .map((input) => [input.name, [input.nextElementSibling.textContent, input.ariaValueText]])),
   cells: [...root.querySelectorAll("table")].filter((table) => table.offsetParent)
     .map((table) => [...table.rows].map((line) => [...line.cells].map((cell) => cell.textContent))),
   pressed: [...root.querySelectorAll("[aria-pressed=true]")].map((button) => button.textContent),
   pictures: [...root.querySelectorAll("svg[role=img]")].map((svg) => svg.getAttribute("aria-label")),
-})"""
+})""".replace("NUMBERS", NUMBERS)
 
 EVALUATED = """(root) => JSON.stringify(icl.explorables.two_heads.evaluationPrompts(
   JSON.parse(root.querySelector("script[type='application/json']").textContent)))"""
-
-
-def three_digits(text):
-    """A number of the page, of three digits, to be compared."""
-    return pytest.approx(float(text), rel=5.001e-3)
 
 
 def state_that_the_library_confirms(root, evaluated):
@@ -185,10 +191,7 @@ def state_that_the_library_confirms(root, evaluated):
     count, omega, mu, L = (state[name] for name in ("count", "omega", "mu", "L"))
     d, noise = (state["data"][name] for name in ("d", "noise"))
     model, weights, _, expected = by_the_library(count, omega, mu, stacked(evaluated, L), noise)
-    assert state["numbers"].keys() == expected.keys()
-    for name, (value, text) in state["numbers"].items():
-        assert float(value) == pytest.approx(expected[name], rel=1e-6), name
-        assert expected[name] == three_digits(text), name
+    check_numbers(state["numbers"], expected)
     for name, texts in state["settings"].items():
         assert texts[0] == texts[1]
         assert state[name] == three_digits(texts[0]), name
@@ -200,8 +203,14 @@ def state_that_the_library_confirms(root, evaluated):
     assert state["pressed"] == chosen + ["keep μ best"] * state["follow"]
     if state["follow"]:
         assert mu == pytest.approx(best, rel=1e-6)
-    _, surface, attended, predicted = state["pictures"]
+    weighed, surface, attended, predicted = state["pictures"]
     shown = stacked([state["prompt"]], L)
+    bend, low, high = off_the_line(count, omega, mu, shown.x[0], shown.x_query[0, 0])
+    assert bend == three_digits(re.search(r"by (\S+) percent", weighed)[1])
+    for end, text in zip((low, high), re.search(r"from (\S+) to (\S+),", weighed).groups(), strict=True):
+        assert end == three_digits(text)
+    here = approximation.loss(omega * SIGNS[:count], mu * SIGNS[:count], d, L, noise)
+    assert here == three_digits(re.search(r" has (\S+), ", surface)[1])
     assert best == three_digits(re.search(r"best mu there is (\S+)\.$", surface)[1])
     for sign, text in zip(SIGNS[:count], re.findall(r"largest is ([^\s;]+)", attended), strict=True):
         assert attention(sign * omega, shown.x[0], shown.x_query[0, 0]).max().item() == three_digits(text)
@@ -212,32 +221,11 @@ def state_that_the_library_confirms(root, evaluated):
     return state
 
 
-@pytest.fixture(params=["http", "file"])
-def opened(request, browser, pages):
-    """The explorable in an open page of a phone's width, over http and from disk, and how to look at it."""
-    home = request.getfixturevalue("site") if request.param == "http" else f"{pages.as_uri()}/"
-    page = browser.new_page(viewport={"width": 390, "height": 844})
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(home + CHAPTER)
-    root = page.locator("[data-explorable=two_heads][data-ready]")
-    root.wait_for()
+@pytest.fixture
+def opened(root):
+    """The explorable in an open page, and how to look at it."""
     evaluated = json.loads(root.evaluate(EVALUATED))
-    yield root, lambda: state_that_the_library_confirms(root, evaluated)
-    assert not errors
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
-
-
-def press(root, text):
-    root.get_by_role("button", name=text, exact=True).click()
-
-
-def slide(root, name, share):
-    """Click a slider at a share of its length."""
-    slider = root.locator(f"input[name={name}]")
-    box = slider.bounding_box()
-    slider.click(position={"x": share * box["width"], "y": box["height"] / 2})
+    return root, lambda: state_that_the_library_confirms(root, evaluated)
 
 
 @pytest.mark.browser
@@ -260,7 +248,7 @@ def test_two_heads_are_moved_by_mouse(opened):
         assert renewed == [True, True, name != "mu", True]  # attention does not depend on mu
     assert state["trained"] is None
     assert state["L"] == lengths[1]
-    press(root, "keep μ best")
+    button(root, "keep μ best").click()
     kept = look()
     assert kept["follow"]
     slide(root, "omega", 0.1)
@@ -271,16 +259,16 @@ def test_two_heads_are_moved_by_mouse(opened):
     slide(root, "mu", 0.5)
     assert not look()["follow"]
     for count, name, label in [(1, "one", "one head"), (2, "two", "two opposite heads")]:
-        press(root, label)
+        button(root, label).click()
         assert look()["count"] == count
         models = trained[name]
         for index in [*range(len(models["seed"])), 0]:
-            press(root, "a trained model")
+            button(root, "a trained model").click()
             state = look()
             for key, there in zip(("trained", "omega", "mu"), ("seed", "omega", "mu"), strict=True):
                 assert state[key] == models[there][index]
             assert root.locator("span[role=status]").inner_text() == f"trained from seed {state['trained']}"
-    press(root, "new prompt")
+    button(root, "new prompt").click()
     new = look()
     assert new["seed"] == state["seed"] + 1
     assert new["prompt"]["w"] != state["prompt"]["w"]

@@ -103,8 +103,9 @@ def test_the_page_says_what_it_is(file, pages):
 
 
 def test_titles_differ(pages):
-    files = [pages / f"{name}.html" for name in PAGES]
-    titles = Counter(parsed(file).title.get_text() for file in files if file.exists())
+    titles = Counter(
+        re.search("<title>(.*)</title>", (pages / f"{name}.html").read_text()).group(1) for name in PAGES
+    )
     assert [title for title, times in titles.items() if times > 1] == []
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from icl_lib import approximation, estimators, one_layer, patterns, predictors
+from icl_lib import approximation, estimators, one_layer, papers, patterns, predictors
 from icl_lib.baselines import evaluation_prompts, reference
 from icl_lib.tasks import Task
 from icl_lib.training import seeded, train
@@ -70,7 +70,7 @@ def test_limits_against_a_large_problem():
 
 def test_the_papers_predictors():
     made = predictors.paper_b(0.1, 4.0, TASK, L)
-    assert made.keys() == predictors.PUBLISHED.keys()
+    assert made.keys() == papers.PUBLISHED.keys()
     omega, mu = approximation.one_head(D, L, NOISE)
     for length in (L, 3 * L):  # it keeps the mu of training
         model, weights = made["one head"](length)
@@ -137,3 +137,23 @@ def test_search_for_one_head_against_a_grid():
     ]
     assert best == pytest.approx(min(grid))
     assert min(np.delete(grid, 7)) > best
+
+
+def test_heads_that_are_alike_stand_for_those_of_a_model():
+    d, omega, mu = 5, 0.2, 3.0
+    kq, ov = (
+        torch.stack(parts)
+        for parts in zip(
+            *(
+                (model.kq(weights), model.ov(weights))
+                for model, weights in (
+                    predictors.heads([omega, -omega], [mu, -mu], d),
+                    predictors.heads([0.1, 0.4], [1.0, 3.0], d),
+                )
+            ),
+            strict=True,
+        )
+    )
+    sizes, strength = predictors.alike(kq, ov, d, 2)
+    torch.testing.assert_close(sizes, torch.tensor([omega, 0.325], dtype=sizes.dtype))
+    torch.testing.assert_close(strength, torch.tensor([mu, 2.0], dtype=sizes.dtype))

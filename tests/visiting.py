@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page
+import pytest
+from playwright.sync_api import Browser, Locator, Page
 
 WIDTHS = (390, 1280)  # a phone and a laptop, CSS pixels
 HEIGHT = 900
@@ -104,3 +105,33 @@ def visit(browser: Browser, home: str, name: str, theme: str = "light", width: i
     seen.missing = seen.page.evaluate(MISSING)
     seen.background = seen.page.evaluate(BACKGROUND)
     return seen
+
+
+# In a page's script: the numbers that an explorable shows, unrounded and as text, by name.
+NUMBERS = """Object.fromEntries([...root.querySelectorAll("[data-number]")]
+    .map((place) => [place.dataset.number, [place.dataset.value, place.textContent]]))"""
+
+
+def three_digits(text: str) -> object:
+    """A number that a page shows with three digits, to be compared."""
+    return pytest.approx(float(text), rel=5.001e-3)
+
+
+def check_numbers(shown: dict[str, list[str]], expected: dict[str, float]) -> None:
+    """The numbers of an explorable, unrounded and as text, are those that the library computes."""
+    assert shown.keys() == expected.keys()
+    for name, (value, text) in shown.items():
+        assert float(value) == pytest.approx(expected[name], rel=1e-6), name
+        assert expected[name] == three_digits(text), name
+
+
+def slide(root: Locator, name: str, share: float) -> None:
+    """Click a slider at a share of its length."""
+    slider = root.locator(f"input[name={name}]")
+    box = slider.bounding_box()
+    slider.click(position={"x": share * box["width"], "y": box["height"] / 2})
+
+
+def button(root: Locator, text: str) -> Locator:
+    """The button of that name in a part of a page."""
+    return root.get_by_role("button", name=text, exact=True)

@@ -60,7 +60,7 @@ def _made_by(about: dict) -> str:
         "Settings": "; ".join(f"{name} = {json.dumps(value)}" for name, value in settings.items()),
         "Seeds": about["seeds"],
         "Device": about["device"],
-        "Time": f"{about['seconds']:.0f} s for the chapter, beside models that were in the store",
+        "Time": f"{about['seconds']:.0f} s for all of the chapter but models from the store",
         "Library": about["library"],
         "Commit": about["commit"],
         "Versions": ", ".join(f"{name} {value}" for name, value in about["versions"].items()),

@@ -25,10 +25,11 @@ def add_tags(app: Sphinx, page: str, template: str, context: dict, doctree: node
         "twitter:card": "summary_large_image",
     }
     picture = _picture(app, doctree) or _picture(app, app.env.get_doctree(app.config.root_doc))
+    address = app.config.html_baseurl.rstrip("/")
     if picture:
-        tags["og:image"] = f"{app.config.html_baseurl or context['pathto']('', 1)}{picture}"
-    if app.config.html_baseurl:
-        tags["og:url"] = app.builder.get_target_uri(page)
+        tags["og:image"] = f"{address}/{picture}" if address else context["pathto"](picture, 1)
+    if address:
+        tags["og:url"] = f"{address}/{app.builder.get_target_uri(page)}"
     lines = [f'<meta property="{name}" content="{escape(value)}" />' for name, value in tags.items()]
     lines.append(f'<meta name="description" content="{escape(tags["og:description"])}" />')
     context["metatags"] = "\n".join([context.get("metatags", ""), *lines])

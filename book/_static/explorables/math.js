@@ -49,19 +49,7 @@ icl.math = (() => {
   const apply = (A, x) => A.map((row) => dot(row, x));
   const scale = (factor, a) => a.map((value) => factor * value);
   const add = (a, b) => a.map((value, i) => value + b[i]);
-  const subtract = (a, b) => a.map((value, i) => value - b[i]);
   const mean = (a) => a.reduce((sum, value) => sum + value, 0) / a.length;
-
-  function multiply(A, B) {
-    const C = zeros(A.length, B[0].length);
-    for (let i = 0; i < A.length; i++) {
-      for (let k = 0; k < B.length; k++) {
-        const a = A[i][k];
-        for (let j = 0; j < C[i].length; j++) C[i][j] += a * B[k][j];
-      }
-    }
-    return C;
-  }
 
   /* Solution x of A x = b for a symmetric positive definite A (Cholesky). */
   function solve(A, b) {
@@ -100,7 +88,7 @@ icl.math = (() => {
   }
 
   return {
-    uniform, normal, choose, zeros, transpose, dot, apply, scale, add, subtract, mean, multiply, solve,
+    uniform, normal, choose, zeros, transpose, dot, scale, add, mean, solve,
     largestEigenvalue,
   };
 })();

@@ -29,6 +29,12 @@ icl.page = (() => {
       : value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e5) ? value.toExponential(2)
       : String(Number(value.toPrecision(3)));
 
+  /* From the smallest to the largest of some numbers; and a little more, for an axis. */
+  const around = (...series) => [Math.min, Math.max].map((end) => end(...series.map((values) => end(...values))));
+  function widened([low, high], margin = 0.06) {
+    return [low - margin * (high - low), high + margin * (high - low)];
+  }
+
   let ids = 0;
 
   /* A labelled slider. `values`, if given, are what its steps stand for (else min, max, step).
@@ -61,7 +67,7 @@ icl.page = (() => {
   }
 
   /* A row for buttons and the like. */
-  const row = (parent, options = {}) => element(parent, "div", { class: "explorable-row", ...options });
+  const row = (parent) => element(parent, "div", { class: "explorable-row" });
 
   function button(parent, text, click) {
     const made = element(parent, "button", { type: "button", text });
@@ -204,7 +210,7 @@ icl.page = (() => {
         if (mark.label) entry(legend, mark);
       }
     }
-    return { draw, svg };
+    return { draw };
   }
 
   /* Markers of a look at some places: circles, or diamonds where the look says so. They are one path: many
@@ -273,5 +279,5 @@ icl.page = (() => {
     else start();
   }
 
-  return { element, short, slider, row, button, numbers, plot, matrix, start };
+  return { element, short, around, widened, slider, row, button, numbers, plot, matrix, start };
 })();

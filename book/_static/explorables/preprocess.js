@@ -2,12 +2,15 @@
 
    The formulas are those of icl_lib/estimators.py, the prompts those of the sparse task of icl_lib/tasks.py. */
 
-(() => {
+globalThis.icl = globalThis.icl || {};
+icl.explorables = icl.explorables || {};
+
+icl.explorables.preprocess = (() => {
   "use strict";
 
   const { dot, scale, add, mean, transpose, solve, largestEigenvalue } = icl.math;
 
-  const AVERAGED = 30; // prompts behind an average: those of the seeds 1, 2, ...
+  const AVERAGED = 20; // prompts behind an average: those of the seeds 1, 2, ...
   const SINGLY = 16; // so many steps are taken one by one; then the stride doubles with T
 
   /* The numbers of steps T that are looked at: 1 .. 16, then eight in every doubling. */
@@ -130,14 +133,8 @@
   const FIRST = 6; // the seed of the prompt to begin with, a clear case
   const TICK = 120; // milliseconds between steps while it plays
 
-  /* From the smallest to the largest of some numbers. */
-  const around = (...series) => [Math.min, Math.max].map((end) => end(...series.map((values) => end(...values))));
-  function widened([low, high], margin = 0.06) {
-    return [low - margin * (high - low), high + margin * (high - low)];
-  }
-
   function mount(root, data) {
-    const { element, slider, row, button, numbers, plot, short } = icl.page;
+    const { element, slider, row, button, numbers, plot, short, widened, around } = icl.page;
     const now = { d: data.d, s: data.s, n: data.n, sigma: data.sigma, seed: FIRST, T: STEPS[0] };
     const [most, longest] = [Math.max(D[1], data.d), data.lengths[1]];
     const averaged = Array.from({ length: AVERAGED }, (_, i) => draw(i + 1, most, longest));
@@ -148,8 +145,8 @@
     element(text, "strong", { text: "Try: " });
     text.append(
       "press play. After preprocessing the weights grow first on the support, where r is large, and for many steps stay " +
-      "small off it; plain gradient descent moves all coordinates at once. Stop where the risk is lowest: what preprocessing " +
-      "gains is mostly off the support. Then raise s to d: the advantage is gone, and on average ridge wins.",
+      "small off it; plain gradient descent moves all coordinates at once. Stop where its own risk is lowest: most of what it " +
+      "gains is off the support. Then raise s to d: on average the advantage is gone, and ridge wins, whatever this prompt says.",
     );
 
     const set = (name) => (value) => {
@@ -316,6 +313,5 @@
     return () => ({ ...now, prompt: shown.prompt, averaged: averaged.map((drawn) => prompt(drawn, now)) });
   }
 
-  icl.explorables = icl.explorables || {};
-  icl.explorables.preprocess = { STEPS, AVERAGED, draw, prompt, moments, estimates, excess, parts, risks, average, mount };
+  return { STEPS, AVERAGED, draw, prompt, moments, estimates, excess, parts, risks, average, mount };
 })();

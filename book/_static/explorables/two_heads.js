@@ -1,10 +1,13 @@
 /* Two softmax heads on the pattern, KQ = +-omega I and OV = +-mu, beside one step of gradient descent.
 
-   Every predictor here is a weighted sum of the context's y: it is known by the weight that it gives to each
+   Every predictor of this part is a weighted sum of the context's y: it is known by the weight that it gives to each
    example, a function of the similarities s_i = <x_i, x_q> to the query. The formulas are those of
    icl_lib/attention_layer.py, estimators.py and approximation.py. */
 
-(() => {
+globalThis.icl = globalThis.icl || {};
+icl.explorables = icl.explorables || {};
+
+icl.explorables.two_heads = (() => {
   "use strict";
 
   const { zeros, dot, mean } = icl.math;
@@ -158,15 +161,8 @@
   const geometric = ([low, high], steps) =>
     Array.from({ length: steps + 1 }, (_, i) => Number((low * (high / low) ** (i / steps)).toPrecision(3)));
 
-  /* A little more than the range of some numbers. */
-  function around(...series) {
-    const [low, high] = [Math.min, Math.max].map((end) => end(...series.map((values) => end(...values))));
-    const margin = 0.06 * (high - low);
-    return [low - margin, high + margin];
-  }
-
   function mount(root, data) {
-    const { element, slider, row, button, numbers, plot, matrix, short } = icl.page;
+    const { element, slider, row, button, numbers, plot, matrix, short, widened, around } = icl.page;
     const { d, noise, n, lengths, trained } = data;
     const evaluated = evaluationPrompts(data).map(seen);
     const mapped = geometric(OMEGA, 120);
@@ -184,8 +180,9 @@
     text.append(
       "press “keep μ best” and move ω. While it is small, the weights of the examples lie on the straight line of " +
       "debiased gradient descent and the loss hardly changes: the floor of the valley, where training lands. When it " +
-      "is large they bend away, and the loss rises. Then make L small: the predictions of plain gradient descent " +
-      "scatter, and the heads stay with the debiased ones. One head alone has no weight below zero.",
+      "is large they bend away, and the loss rises. Then press “a trained model” and make L small: the predictions of " +
+      "plain gradient descent move away from the heads’, and those of debiased gradient descent stay with them. One " +
+      "head alone gives no example a negative weight.",
     );
 
     const omega = slider(root, { name: "omega", label: "ω, in KQ", values: geometric(OMEGA, 70), value: OMEGA[0] }, (value) => move({ omega: value }));
@@ -285,14 +282,14 @@
       const s = view.similar[0].subarray(0, now.L);
       const weights = weightsOf(some, s);
       for (const name in weights) weights[name] = weights[name].map((value) => value * now.L);
-      const straight = around(s);
+      const straight = widened(around(s));
       const step = stepOf(some);
       const middle = mean(s);
       const line = (centre) => straight.map((value) => step * (value - centre));
       const bend = meanSquare(weights.heads, weights.debiased) / mean(weights.debiased.map((value) => value ** 2));
       weightPlot.draw({
         x: straight,
-        y: around(weights.heads, weights.debiased, weights.plain),
+        y: widened(around(weights.heads, weights.debiased, weights.plain)),
         alt: `Weight of the y of each of ${now.L} examples in the prediction against the example's similarity to the query. ` +
           `The heads' weights, ${span(weights.heads)}, are off the straight line of debiased gradient descent by ${short(100 * bend)} percent of it in mean squares.`,
         marks: [
@@ -330,7 +327,7 @@
         const at = Math.floor(inside.length / 4);
         if (level >= 2) labels.push({ kind: "text", x: inside[at], y: ends[at][0], text: `×${level}` });
       }
-      areas[0].label = "deeper blue: lower; ×2: twice the lowest";
+      areas[0].label = `deeper blue: lower${labels.length ? "; ×2: twice the lowest" : ""}`;
       const dots = (name, look, label) =>
         trained[name].seed.length ? [{ kind: "points", x: trained[name].omega, y: trained[name].mu, look, label }] : [];
       map.draw({
@@ -353,7 +350,7 @@
 
     function drawPredictions(some) {
       const found = predictions([view], some, now.L);
-      const reach = around(found.heads, found.debiased, found.plain);
+      const reach = widened(around(found.heads, found.debiased, found.plain));
       const unlike = compare(found, noise);
       predictionPlot.draw({
         x: reach,
@@ -373,8 +370,7 @@
     return () => ({ ...now, prompt: shown });
   }
 
-  icl.explorables = icl.explorables || {};
-  icl.explorables.two_heads = {
+  return {
     shownPrompt, evaluationPrompts, seen, heads, matrices, attention, stepOf, predictions, compare, approximateLoss,
     valley, below, mount,
   };
