@@ -118,6 +118,7 @@ ALLOWED = {
         ("$H = 2$ without those", SETTING),
     ],
     "12_length_generalization": [
+        ("Train at $L = 10$ instead", CHOSEN),
         (r"finds $a = a^\star(L) < 1$", ARITHMETIC),
     ],
     "13_anisotropic": [

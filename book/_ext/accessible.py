@@ -18,6 +18,8 @@ REPAIRS = [
     (r'(<i class="theme-switch [^>]*) title="[^"]*"', r"\1"),
     # The entries of the bibliography, in a list, were no items of it.
     (r'role="doc-biblioentry"', 'role="listitem"'),
+    # All exercises of a page, all their solutions and all its algorithms had the same id.
+    (r' id="(exercise|solution|proof)-content"', ""),
     # The first page bears the book's title: its window need not say it twice.
     (r"<title>(.*?) &#8212; \1</title>", r"<title>\1</title>"),
 ]

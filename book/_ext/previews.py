@@ -38,7 +38,7 @@ def add_tags(app: Sphinx, page: str, template: str, context: dict, doctree: node
 def _description(doctree: nodes.document | None) -> str:
     """The first paragraph of a page as plain text, cut at a word."""
     for paragraph in doctree.findall(nodes.paragraph) if doctree else ():
-        text = " ".join(paragraph.astext().split())
+        text = re.sub(r"[\\{}]", "", " ".join(paragraph.astext().split()))  # formulas without their marks
         return text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0] + " …"
     return ""
 
