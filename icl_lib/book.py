@@ -172,7 +172,7 @@ def stage(chapters: dict[str, Chapter], place: Path) -> None:
     for name in chapters:
         results = place / "results" / f"{name}.json"
         shutil.copy(results, downloads)
-        for figure, table in json.loads(results.read_text())["figures"].items():
+        for figure, table in json.loads(results.read_text()).get("figures", {}).items():
             (downloads / f"{figure}.csv").write_text(table)
 
 

@@ -29,14 +29,13 @@ def add_notes(app: Sphinx, doctree: nodes.document, page: str) -> None:
     folder = f"{'../' * page.count('/')}{DOWNLOADS}"
     title = next(doctree.findall(nodes.title))
     title.parent.insert(title.parent.index(title) + 1, _raw(_downloads(folder, chapter)))
-    about = _made_by(found["provenance"])
     for figure in list(doctree.findall(nodes.figure)):
-        for name in set(figure["ids"] + figure["names"]).intersection(found["figures"]):
+        for name in set(figure["ids"] + figure["names"]).intersection(found.get("figures", {})):
             note = (
                 '<details class="made-by"><summary>Data, and how this figure was made</summary>'
                 f'<p><a href="{folder}/{name}.csv" download>What the figure shows (CSV)</a>, '
                 f'<a href="{folder}/{chapter}.json" download>all results of the chapter (JSON)</a></p>'
-                f"{about}</details>"
+                f"{_made_by(found['provenance'])}</details>"
             )
             figure.parent.insert(figure.parent.index(figure) + 1, _raw(note))
 
