@@ -46,7 +46,9 @@ CUT_OFF = """async () => {
     while (holder && !scrolls(holder)) holder = holder.parentElement;
     if (!holder) found.push(`${element.outerHTML.slice(0, 120)} reaches ${right(element)} of ${width} px`);
   }
-  return { page: document.documentElement.scrollWidth, elements: found.slice(0, 5) };
+  const formulas = [...document.querySelectorAll("div.math mjx-container")]
+    .filter((place) => place.scrollWidth > place.clientWidth + 1).map((place) => place.parentElement.id);
+  return { page: document.documentElement.scrollWidth, elements: found.slice(0, 5), formulas };
 }"""
 
 
@@ -75,9 +77,8 @@ class Visit:
     def barriers(self, axe: Path) -> list[dict]:
         """The violations that axe-core finds, at the width of the visit."""
         self.page.set_viewport_size({"width": self.width, "height": HEIGHT})
-        self.page.wait_for_timeout(
-            500
-        )  # the theme waits 300 ms before it lets boxes that scroll have the focus
+        # The theme waits 300 ms before it lets boxes that scroll have the focus.
+        self.page.wait_for_timeout(500)
         self.page.evaluate(axe.read_text())
         # Without its preload, which asks for the style sheets again and from disk may not have them.
         options = "{ resultTypes: ['violations'], preload: false }"

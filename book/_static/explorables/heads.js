@@ -12,7 +12,7 @@ icl.explorables.heads = (() => {
 
   const { normal, choose, mean } = icl.math;
   const [FEW, MANY] = [20, 100]; // prompts that risks are averaged over: as many as are answered at once,
-  const BUDGET = 1e7; // which is, times the weights and the rows of A, so many products
+  const BUDGET = 1.6e7; // which is, times the weights and the rows of A, so many products
   const SIZE = { width: 330, height: 240 }; // of the plots
   const TRIM = 0.01; // as in icl_lib/training.py
 
