@@ -168,7 +168,7 @@ def stage(chapters: dict[str, Chapter], place: Path) -> None:
     ignored = shutil.ignore_patterns("*.ipynb", "__pycache__", ".*", *texts)
     shutil.copytree(BOOK, folder, ignore=ignored, dirs_exist_ok=True)
     downloads = folder / "_static/downloads"
-    notebooks(downloads)
+    notebooks(chapters, downloads)
     for name in chapters:
         results = place / "results" / f"{name}.json"
         shutil.copy(results, downloads)
@@ -176,10 +176,10 @@ def stage(chapters: dict[str, Chapter], place: Path) -> None:
             (downloads / f"{figure}.csv").write_text(table)
 
 
-def notebooks(folder: Path) -> None:
+def notebooks(chapters: dict[str, Chapter], folder: Path) -> None:
     """Write every chapter as a plain notebook, not executed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, chapter in load_chapters().items():
+    for name, chapter in chapters.items():
         notebook = chapter.notebook()
         for number, cell in enumerate(notebook.cells):
             cell.id = f"{name}-{number}"  # not a new random one each time: pages stay the same
@@ -204,7 +204,7 @@ def main() -> int:
             return build(args.profile, args.jobs)
         if args.command == "run":
             return run(args.chapter, args.flags, args.folder)
-        notebooks(BUILD / "notebooks")
+        notebooks(load_chapters(), BUILD / "notebooks")
         print(f"notebooks: {show(BUILD / 'notebooks')}")
         return 0
     except BookError as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sources import figure_cells
 
 from icl_lib.chapters import load_chapters
 from icl_lib.claims import (
@@ -201,9 +202,8 @@ def test_figures_of_claims_are_in_the_chapters():
     """Every label is that of one figure, the first of them in the claim's own chapter."""
     chapters = {}
     for name, chapter in load_chapters().items():
-        for cell in chapter.notebook().cells:
-            if label := cell.metadata.get("mystnb", {}).get("figure", {}).get("name"):
-                chapters.setdefault(label, []).append(name)
+        for label, _ in figure_cells(chapter):
+            chapters.setdefault(label, []).append(name)
     for claim in CLAIMS.values():
         assert chapters[claim.figures[0]] == [claim.chapter], claim.id
         assert all(len(chapters[label]) == 1 for label in claim.figures), claim.id

@@ -10,16 +10,10 @@ from html import unescape
 
 import nbformat
 import pytest
+from sources import figure_cells
 
 from icl_lib import chapters, results
 from icl_lib.provenance import ROOT
-
-
-def figure_cells(chapter):
-    for cell in chapter.notebook().cells:
-        name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-        if name:
-            yield name, cell.source
 
 
 @pytest.mark.parametrize("chapter", chapters.load_chapters().values(), ids=lambda chapter: chapter.name)

@@ -193,7 +193,7 @@ icl.explorables.heads = (() => {
   }
 
   function mount(root, data) {
-    const { element, slider, row, button, numbers, plot, matrix, short } = icl.page;
+    const { element, advice, slider, row, button, numbers, plot, matrix, short } = icl.page;
     const { d, s, sigma } = data.task;
     const weights = unpack(data.weights);
     const model = prepare(weights);
@@ -205,12 +205,10 @@ icl.explorables.heads = (() => {
     const now = { seed: 0, n: data.n, sigma, on: kept("full") };
     let drawn, prompts, context, zero, whole, switched;
 
-    const text = element(root, "p");
-    element(text, "strong", { text: "Try: " });
-    text.append(
+    advice(root,
       "switch off the head with the longest bar in layer 1, and on again; then do the same in the last layer, where it " +
       "costs much less. Switch off all of layer 1: the later layers, made for what it writes, miss by far more than " +
-      "predicting zero does. With “pruned” the risk rises, but most weights that are not zero are still found.",
+      "predicting zero does. With “pruned” the risk rises, but most weights that are not zero are still found."
     );
 
     const board = row(root);

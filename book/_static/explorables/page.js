@@ -38,8 +38,8 @@ icl.page = (() => {
   let ids = 0;
 
   /* A labelled slider. `values`, if given, are what its steps stand for (else min, max, step).
-     Calls change(value) at every move; returns { get(), set(value) }. It may be set to what lies between two
-     of the values, and keeps it until it is moved. */
+     Calls change(value) at every move; returns { set(value), input }. It may be set to what lies between two
+     of the values, and shows it until it is moved. */
   function slider(parent, { name, label, min, max, step = 1, values, value, format = short }, change) {
     const row = element(parent, "div", { class: "explorable-slider" });
     const id = `explorable-${++ids}`;
@@ -48,22 +48,28 @@ icl.page = (() => {
     const input = element(row, "input", { type: "range", id, name, ...range });
     const shown = element(row, "output", { for: id });
     const away = (wanted) => values.map((one) => Math.abs(one - wanted));
-    let current;
-    const take = (taken) => {
-      current = taken;
-      shown.textContent = format(current);
+    const show = (value) => {
+      shown.textContent = format(value);
       input.setAttribute("aria-valuetext", shown.textContent);
     };
     const set = (wanted) => {
       input.value = values ? away(wanted).indexOf(Math.min(...away(wanted))) : wanted;
-      take(values ? wanted : Number(input.value));
+      show(values ? wanted : Number(input.value));
     };
     set(value);
     input.addEventListener("input", () => {
-      take(values ? values[Number(input.value)] : Number(input.value));
-      change(current);
+      const moved = values ? values[Number(input.value)] : Number(input.value);
+      show(moved);
+      change(moved);
     });
-    return { get: () => current, set, input };
+    return { set, input };
+  }
+
+  /* What to try, and what will be seen. */
+  function advice(parent, text) {
+    const place = element(parent, "p");
+    element(place, "strong", { text: "Try: " });
+    place.append(text);
   }
 
   /* A row for buttons and the like. */
@@ -279,5 +285,5 @@ icl.page = (() => {
     else start();
   }
 
-  return { element, short, around, widened, slider, row, button, numbers, plot, matrix, start };
+  return { element, advice, short, around, widened, slider, row, button, numbers, plot, matrix };
 })();

@@ -134,19 +134,17 @@ icl.explorables.preprocess = (() => {
   const TICK = 120; // milliseconds between steps while it plays
 
   function mount(root, data) {
-    const { element, slider, row, button, numbers, plot, short, widened, around } = icl.page;
+    const { element, advice, slider, row, button, numbers, plot, short, widened, around } = icl.page;
     const now = { d: data.d, s: data.s, n: data.n, sigma: data.sigma, seed: FIRST, T: STEPS[0] };
     const [most, longest] = [Math.max(D[1], data.d), data.lengths[1]];
     const averaged = Array.from({ length: AVERAGED }, (_, i) => draw(i + 1, most, longest));
     const averages = new Map(); // by settings
     let shown; // the prompt, its estimates, their risks, and how they are drawn
 
-    const text = element(root, "p");
-    element(text, "strong", { text: "Try: " });
-    text.append(
+    advice(root,
       "press play. After preprocessing the weights grow first on the support, where r is large, and for many steps stay " +
       "small off it; plain gradient descent moves all coordinates at once. Stop where its own risk is lowest: most of what it " +
-      "gains is off the support. Then raise s to d: on average the advantage is gone, and ridge wins, whatever this prompt says.",
+      "gains is off the support. Then raise s to d: on average the advantage is gone, and ridge wins, whatever this prompt says."
     );
 
     const set = (name) => (value) => {

@@ -162,7 +162,7 @@ icl.explorables.two_heads = (() => {
     Array.from({ length: steps + 1 }, (_, i) => Number((low * (high / low) ** (i / steps)).toPrecision(3)));
 
   function mount(root, data) {
-    const { element, slider, row, button, numbers, plot, matrix, short, widened, around } = icl.page;
+    const { element, advice, slider, row, button, numbers, plot, matrix, short, widened, around } = icl.page;
     const { d, noise, n, lengths, trained } = data;
     const evaluated = evaluationPrompts(data).map(seen);
     const mapped = geometric(OMEGA, 120);
@@ -175,14 +175,12 @@ icl.explorables.two_heads = (() => {
       view = seen(shown);
     }
 
-    const text = element(root, "p");
-    element(text, "strong", { text: "Try: " });
-    text.append(
+    advice(root,
       "press “keep μ best” and move ω. While it is small, the weights of the examples lie on the straight line of " +
       "debiased gradient descent and the loss hardly changes: the floor of the valley, where training lands. When it " +
       "is large they bend away, and the loss rises. Then press “a trained model” and make L small: the predictions of " +
       "plain gradient descent move away from the heads’, and those of debiased gradient descent stay with them. One " +
-      "head alone gives no example a negative weight.",
+      "head alone gives no example a negative weight."
     );
 
     const omega = slider(root, { name: "omega", label: "ω, in KQ", values: geometric(OMEGA, 70), value: OMEGA[0] }, (value) => move({ omega: value }));
