@@ -13,37 +13,43 @@ VENV := .venv/.installed
 AXE := node_modules/.package-lock.json
 RUN := .venv/bin/python -m
 
-.PHONY: help book paper-profile chapter notebooks test check bench lint lock clean distclean
+.PHONY: help book paper-profile chapter notebooks test check verdicts bench lint lock clean distclean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
 
 book: $(VENV)  ## run the chapters that changed and build the pages (PROFILE=smoke, laptop or paper)
-	@$(RUN) icl_lib.book build --profile "$(PROFILE)"
+	@$(RUN) icl_book.build build --profile "$(PROFILE)"
 
 paper-profile: $(VENV)  ## the book at the papers' sizes, its results kept for commit (takes an accelerator)
-	@$(RUN) icl_lib.book build --profile paper
+	@$(RUN) icl_book.build build --profile paper
 	mkdir -p book/data/paper_profile
 	cp "$(BUILD)"/paper/results/{0[4-9],1[0-4]}_*.json book/data/paper_profile/
 
 chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARGS="-p sigma 0.5")
-	@$(RUN) icl_lib.book run "$(CHAPTER)" $(ARGS)
+	@$(RUN) icl_book.build run "$(CHAPTER)" $(ARGS)
 
 notebooks: $(VENV)  ## write every chapter as a plain notebook, not executed
-	@$(RUN) icl_lib.book notebooks
+	@$(RUN) icl_book.build notebooks
 
 test: $(VENV) $(AXE)  ## run all tests (ARGS go to pytest)
 	@$(RUN) pytest $(ARGS)
 
-check: $(VENV) $(AXE)  ## test the pages that `make book` built, in a browser (PROFILE as there; ARGS go to pytest)
+check: $(VENV) $(AXE)  ## compare the verdicts of `make book` with those committed, test its pages in a browser
+	@$(RUN) icl_book.build verdicts --profile "$(PROFILE)"
 	@ICL_PAGES="$(BUILD)/$(PROFILE)/html" $(RUN) pytest -m browser $(ARGS)
 
-bench: $(VENV)  ## time the fast paths against the plain ones (ARGS go to icl_lib.bench)
-	@$(RUN) icl_lib.bench $(ARGS)
+verdicts: $(VENV)  ## commit to the verdicts that `make book` found: writes book/verdicts.toml
+	@$(RUN) icl_book.build verdicts --write
 
-lint: $(VENV)  ## check the code's style
+bench: $(VENV)  ## time the fast paths against the plain ones (ARGS go to benchmarks/speed.py)
+	@TQDM_DISABLE=1 .venv/bin/python benchmarks/speed.py $(ARGS)
+
+lint: $(VENV)  ## check the code's style, that of the chapters too
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --check .
+	@$(RUN) icl_book.build notebooks > /dev/null
+	@$(RUN) ruff check --no-respect-gitignore "$(BUILD)"/notebooks/*.ipynb
 
 # Some machines install a build of torch without CUDA, others (PyPI's, on Linux) bring CUDA with it:
 # the lock names torch alone and leaves CUDA's packages to it.

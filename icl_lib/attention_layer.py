@@ -8,7 +8,7 @@ KQ^h = K^hT Q^h / sqrt(p) and OV^h = O^h V^h, so the forward pass merges them fi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from icl_lib import checks
-from icl_lib.tasks import MultiTask, Prompts, Task
+from icl_lib.models import without_heads
+from icl_lib.tasks import Prompts, squared_error, together
 
 ATTENTION = ("linear", "softmax")
 OUTSIDE = 1e30  # its negative exponential is zero, and its product with zero is not a nan
@@ -27,18 +28,26 @@ Weights = Mapping[str, Tensor]  # K, Q, V (*S, H, p, p), O (*S, H, tasks, p)
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """Settings of the model; its methods are functions of weights and prompts."""
+    """Settings of the model; its methods are functions of weights and prompts.
 
-    d: int = 5
-    heads: int = 2
-    tasks: int = 1  # numbers predicted at once
-    attention: str = "softmax"
+    Source: paper B, its setting, and the authors' released notebooks.
+    """
+
+    d: int = 5  #: covariates
+    heads: int = 2  #: H
+    tasks: int = 1  #: labels that are predicted at once
+    attention: str = "softmax"  #: or linear
 
     def __post_init__(self):
         checks.integer("d", self.d)
         checks.integer("heads", self.heads)
         checks.integer("tasks", self.tasks)
         checks.one_of("attention", self.attention, ATTENTION)
+
+    @property
+    def outputs(self) -> int:
+        """Labels predicted at once: one a task."""
+        return self.tasks
 
     @property
     def p(self) -> int:
@@ -53,10 +62,8 @@ class AttentionLayer:
     def init(self, generator: Generator, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
         """Fresh weights of one model, uniform on +-1/sqrt(p) as a linear layer's are by default."""
         like = dict(generator=generator, dtype=dtype, device=generator.device)
-        return {
-            name: (2 * torch.rand(shape, **like) - 1) / math.sqrt(self.p)
-            for name, shape in self.shapes().items()
-        }
+        uniform = {name: 2 * torch.rand(shape, **like) - 1 for name, shape in self.shapes().items()}
+        return {name: weight / math.sqrt(self.p) for name, weight in uniform.items()}
 
     def kq(self, weights: Weights) -> Float[Tensor, "*S H p p"]:
         """KQ^h = K^hT Q^h / sqrt(p)."""
@@ -68,8 +75,8 @@ class AttentionLayer:
 
     def predict(self, weights: Weights, prompts: Prompts) -> Tensor:
         """Predictions (*S, B, queries), or (*S, B, queries, tasks) for several tasks."""
-        several = prompts.y.ndim == prompts.x.ndim
-        y = prompts.y.mT if several else prompts.y[..., None, :]
+        weights, prompts = together(weights, prompts)
+        y = prompts.y.mT if prompts.several else prompts.y[..., None, :]
         checks.shape("y", y, *y.shape[:-2], self.tasks, y.shape[-1])
         # The mask comes in as one more row of Z, by the product itself; and the softmax runs along the last
         # dimension: both save a large share of a step.
@@ -84,11 +91,14 @@ class AttentionLayer:
         seen = share @ Z[..., : self.p, :].mT  # (*S, B, queries H, p); rows outside the context are zero
         seen = seen.unflatten(-2, (-1, self.heads)).flatten(-2)  # (*S, B, queries, H p)
         out = seen @ self.ov(weights).mT.flatten(-3, -2).unsqueeze(-3)  # (*S, B, queries, tasks)
-        return out if several else out[..., 0]
+        return out if prompts.several else out[..., 0]
 
-    def excess_risk(
-        self, weights: Weights, task: Task | MultiTask, prompts: Prompts
-    ) -> Float[Tensor, "*S B"]:
+    def excess_risk(self, weights: Weights, task: object, prompts: Prompts) -> Float[Tensor, "*S B"]:
         """(TF - <w, x>)^2, mean over the queries, sum over tasks."""
-        squared = (self.predict(weights, prompts) - prompts.target()).square()
-        return (squared if prompts.y.ndim < prompts.x.ndim else squared.sum(-1)).mean(-1)
+        return squared_error(self.predict(weights, prompts), prompts)
+
+    def switched_off(self, weights: Weights, heads: Mapping[int, Sequence[int]]) -> dict[str, Tensor]:
+        """Weights with the heads[0] switched off: their output is zero."""
+        for layer in heads:
+            checks.integer("layer", layer, 0, 0)
+        return dict(weights) | {"O": without_heads(weights["O"], heads.get(0, ()))}

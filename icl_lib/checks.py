@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from numbers import Real
+from numbers import Integral, Real
 
 
 def number(name: str, value: object, low: float = -float("inf"), high: float = float("inf")) -> None:
@@ -14,7 +14,7 @@ def number(name: str, value: object, low: float = -float("inf"), high: float = f
 
 def integer(name: str, value: object, low: float = 1, high: float = float("inf")) -> None:
     """Raise ValueError unless `value` is an integer in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= value <= high:
         raise ValueError(f"{name} = {value!r}: allowed is an integer {_between(low, high)}")
 
 

@@ -1,28 +1,36 @@
-"""Estimators that the transformers are measured against, batched over prompts.
+"""Estimators that the transformers are measured against, batched over prompts, and each at its best.
 
-Each takes x (B, n, d) and y (B, n) and returns the effective weight vectors w_hat (B, d), so that the
-prediction at a query x is <w_hat, x>. S = X^T X / n is the sample covariance and r = X^T y / n the
-correlation with y; most estimators depend on the prompt only through these two.
+An estimator is any function that takes x (B, n, d) and y (B, n) and returns the effective weight vectors
+w_hat (B, d), so that the prediction at a query x is <w_hat, x>. S = X^T X / n is the sample covariance and
+r = X^T y / n the correlation with y; most estimators depend on the prompt only through these two.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import combinations, product
 from math import comb
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from icl_lib import checks
+from icl_lib.tasks import Task, seeded
 
 X = Float[Tensor, "B n d"]
 Y = Float[Tensor, "B n"]
 W = Float[Tensor, "B d"]
 
+Estimator = Callable[[Tensor, Tensor], Tensor]  # x (B, n, d), y (B, n) -> w_hat (B, d)
+
 MAX_HYPOTHESES = 2**17  # of `bayes`: more take minutes
 BAYES_CHUNK = 2**16  # prompts x hypotheses that `bayes` looks at together, to stay in the cache
 MAX_SWEEPS = 1000  # of `lasso`; a few are usual
+TUNING_PROMPTS = 300
+ALPHAS = tuple(np.geomspace(0.003, 1.0, 12).tolist())  # of the Lasso
+# Of the descents, up to convergence: iterates are in closed form, so many cost no more than few.
+STEPS = tuple(np.unique(np.geomspace(1, 10**9, 55).round().astype(int)).tolist())
 
 
 def ols(x: X, y: Y) -> W:
@@ -176,14 +184,48 @@ def debiased_gd(x: X, y: Y, omega: float, mu: float) -> W:
     return 2 * omega * mu * (centred.mT @ y[..., None])[..., 0] / x.shape[-2]
 
 
-def preconditioned_gd(x: X, y: Y, P: Float[Tensor, "d d"]) -> W:
-    """P^T (1/L) sum_i y_i (x_i - xbar): `debiased_gd` with a matrix for its step (paper B, claim B9)."""
-    return debiased_gd(x, y, 0.5, 1.0) @ P
+def at_best(estimator: Estimator, task: Task, n: int, max_steps: int = STEPS[-1]) -> Estimator:
+    """An estimator for a task and length: tuned, or with the task's own constants.
+
+    Each competitor is shown at its best. Ridge has the best penalty and Bayes the true prior; the Lasso's
+    alpha and the descents' numbers of steps (at most `max_steps`) are those of the lowest mean risk on
+    tuning prompts, which are not those of any evaluation. Any other function is returned as it is.
+    """
+    if estimator is ridge:
+        penalty = ridge_penalty(task.d, task.s, task.sigma, task.scale, task.mean)
+        return partial(ridge, penalty=penalty)
+    if estimator is lasso:
+        return partial(lasso, alpha=tuned(_lasso_path, ALPHAS, task, n))
+    if estimator is bayes:
+        return partial(
+            bayes, **{name: getattr(task, name) for name in ("s", "sigma", "weights", "scale", "mean")}
+        )
+    if estimator in (gradient_descent, preprocess_then_optimize):
+        allowed = tuple(steps for steps in STEPS if steps <= max_steps)
+        return partial(estimator, steps=tuned(estimator, allowed, task, n))
+    return estimator
+
+
+def has_bayes(task: Task) -> bool:
+    """Whether `bayes` is there for the task's law, and small enough to sum over."""
+    return task.weights != "half-normal" and hypotheses(task.d, task.s, task.weights) <= MAX_HYPOTHESES
+
+
+@cache
+def tuned(path: Callable[[Tensor, Tensor, tuple], Tensor], grid: tuple, task: Task, n: int) -> float:
+    """The value of the grid with the lowest mean risk on the tuning prompts; path gives (grid, B, d)."""
+    drawn = task.sample(TUNING_PROMPTS, n, seeded("tuning", n), dtype=torch.float64)
+    risk = task.excess_risk(path(drawn.x, drawn.y, grid), drawn.w).mean(-1)
+    return grid[int(risk.argmin())]
 
 
 def at_queries(w_hat: W, x_query: Float[Tensor, "B queries d"]) -> Float[Tensor, "B queries"]:
     """The predictions <w_hat, x> at the queries of each prompt."""
     return (x_query @ w_hat[..., None])[..., 0]
+
+
+def _lasso_path(x: Tensor, y: Tensor, alphas: tuple[float, ...]) -> Tensor:
+    return torch.stack([lasso(x, y, alpha) for alpha in alphas])
 
 
 def _check_prompts(x: Tensor, y: Tensor) -> None:

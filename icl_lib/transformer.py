@@ -4,7 +4,8 @@
 
 E holds the token rows [x_i, y_i] and [x_query, 0]; only context tokens are keys and values. Symbols: d
 covariates, p = d + 1 entries of a token, D width of the residual stream, H heads in a layer, k width of a
-head, B prompts. Weights are a dict of tensors; leading dimensions of theirs (`*S`) are an ensemble.
+head, B prompts. Weights are a dict of tensors; leading dimensions of theirs (`*S`) are an ensemble. Where
+weights and prompts differ in precision, the wider one is used.
 """
 
 import math
@@ -16,25 +17,29 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from icl_lib import checks
-from icl_lib.tasks import Prompts, Task, gram, tokens
+from icl_lib.models import without_heads
+from icl_lib.tasks import Prompts, Task, gram, squared_error, together, tokens
 
 ATTENTION = ("linear", "relu", "softmax")
 
-Weights = Mapping[
-    str, Tensor
-]  # W_in (*S, p, D), W_Q.l W_K.l W_V.l (*S, H, D, k), W_O.l (*S, H, k, D), w_out (*S, D)
+# W_in (*S, p, D), W_Q.l W_K.l W_V.l (*S, H, D, k), W_O.l (*S, H, k, D), w_out (*S, D)
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """Settings of the transformer; its methods are functions of weights and prompts."""
+    """Settings of the transformer; its methods are functions of weights and prompts.
 
-    d: int = 16
-    heads: tuple[int, ...] = (8, 8, 8)  # in each layer
-    D: int = 256
-    k: int | None = None  # head width; None: D / heads, the usual split, which must come out even
-    attention: str = "linear"
-    init_scale: float = 0.5  # initial weights are N(0, (init_scale)^2 / fan-in)
+    Source: paper A, its setting; for the Gram form see `effective_weights`.
+    """
+
+    d: int = 16  #: covariates
+    heads: tuple[int, ...] = (8, 8, 8)  #: heads H in each layer
+    D: int = 256  #: width of the residual stream
+    k: int | None = None  #: width of a head; None: D / H, the usual split, which must come out even
+    attention: str = "linear"  #: or relu or softmax; linear attention alone has a Gram form
+    init_scale: float = 0.5  #: initial weights are N(0, init_scale^2 / fan-in)
+    outputs = 1  # labels predicted at once
 
     def __post_init__(self):
         checks.integer("d", self.d)
@@ -74,6 +79,7 @@ class Transformer:
 
     def read_tokens(self, weights: Weights, prompts: Prompts) -> Float[Tensor, "*S B tokens"]:
         """The read-out <z_i, w_out> at every token after the last layer: context first, then queries."""
+        weights, prompts = together(weights, prompts)
         z = self.token_stream(weights, prompts, len(self.heads))
         return (z @ weights["w_out"][..., None, :, None])[..., 0]
 
@@ -81,6 +87,7 @@ class Transformer:
         """The residual stream z_i of every token after so many layers: context first, then queries."""
         checks.shape("x", prompts.x, *prompts.x.shape[:-1], self.d)
         checks.integer("layers", layers, 0, len(self.heads))
+        weights, prompts = together(weights, prompts)
         n_max = prompts.x.shape[-2]
         inside, n = prompts.inside()[..., None, None, :], prompts.n[..., None, None, None]  # (B, 1, 1, n_max)
         z = tokens(prompts) @ weights["W_in"].unsqueeze(-3)  # (*S, B, N, D)
@@ -109,6 +116,7 @@ class Transformer:
         prompts, so its projections are made once. And the last layer is needed only through w_out, which
         turns its matrices into vectors.
         """
+        weights, G = together(weights, G)
         A = self.residual_stream(weights, G, len(self.heads) - 1)[-1]
         return self._read_out(weights, G, A)[..., : self.d]
 
@@ -116,12 +124,21 @@ class Transformer:
         """(<w_hat, x> - <w, x>)^2: exact over x for linear attention, else the mean over the queries."""
         if self.attention == "linear":
             return task.excess_risk(self.effective_weights(weights, gram(prompts)), prompts.w)
-        return (self.predict(weights, prompts) - prompts.target()).square().mean(-1)
+        return squared_error(self.predict(weights, prompts), prompts)
+
+    def switched_off(self, weights: Weights, heads: Mapping[int, Sequence[int]]) -> dict[str, Tensor]:
+        """Weights with the heads[l] of layer l switched off: their output is zero."""
+        weights = dict(weights)
+        for layer, which in heads.items():
+            checks.integer("layer", layer, 0, len(self.heads) - 1)
+            weights[f"W_O.{layer}"] = without_heads(weights[f"W_O.{layer}"], which)
+        return weights
 
     def layer_weights(
         self, weights: Weights, G: Float[Tensor, "*#S B p p"]
     ) -> Float[Tensor, "layers *S B d"]:
         """The effective weight vector A_l[:d] w_out that could be read after each layer l = 0 .. L."""
+        weights, G = together(weights, G)
         stream = self.residual_stream(weights, G, len(self.heads))
         w_out = weights["w_out"][..., None, :, None]
         read = [(A @ w_out)[..., : self.d, 0] for A in stream]
@@ -132,6 +149,7 @@ class Transformer:
         if self.attention != "linear":
             raise ValueError(f"attention = {self.attention!r}: allowed in Gram form is 'linear'")
         checks.shape("G", G, *(None,) * (G.ndim - 2), self.d + 1, self.d + 1)
+        weights, G = together(weights, G)
         stream = [weights["W_in"].unsqueeze(-3)]
         for layer in range(layers):
             stream.append(stream[-1] + self.layer_output(weights, G, stream[-1], layer))
@@ -156,17 +174,6 @@ class Transformer:
         keys = seen.movedim(-1, -3) @ W_K  # (*S, H, B, k)
         step = (keys @ W_Q.mT).sum(-3)  # (*S, B, D)
         return (A * (w_out[..., None, :] + step).unsqueeze(-2)).sum(-1)
-
-
-def mask_heads(weights: Weights, masks: Sequence[Tensor | None]) -> dict[str, Tensor]:
-    """Weights with head h of layer l scaled by masks[l] (*S, H) (0: off); None leaves a layer as it is."""
-    masked = dict(weights)
-    for layer, mask in enumerate(masks):
-        if mask is not None:
-            W_O = weights[f"W_O.{layer}"]
-            checks.shape(f"masks[{layer}]", mask, *(None,) * (mask.ndim - 1), W_O.shape[-3])
-            masked[f"W_O.{layer}"] = W_O * mask[..., None, None]
-    return masked
 
 
 def _layer(A: Tensor, G: Tensor, W: Weights) -> Float[Tensor, "*S B p D"]:

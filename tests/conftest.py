@@ -4,6 +4,9 @@ Here, too, is the real book, built once for all tests that read it or open it in
 """
 
 import os
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports tqdm, as torch does
+
 import shutil
 import threading
 from functools import partial
@@ -16,10 +19,9 @@ import torch
 from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # before anything imports tqdm
-jaxtyping.install_import_hook("icl_lib", "typechecking.check")
+jaxtyping.install_import_hook(["icl_lib", "icl_book"], "typechecking.check")
 
-from driving import drive  # noqa: E402 - it imports icl_lib
+from driving import drive  # noqa: E402 - it imports icl_book
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # No sandbox: tests may run as root in a container. The browser fetches nothing itself, finds no other host.

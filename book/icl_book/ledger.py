@@ -1,0 +1,50 @@
+"""The verdicts of the published profile, committed: a build that finds another one says which, and fails.
+
+A change of a verdict is a finding. `make verdicts` writes the file anew, and the commit says why.
+"""
+
+import tomllib
+from collections.abc import Mapping
+
+from icl_book.provenance import home
+
+PROFILE = "laptop"
+HEAD = """\
+# What `make book` found: the verdict on every test of a claim, in the laptop profile. `make check` compares
+# a build with it, `make verdicts` writes it anew. A change of a verdict is a finding, to be explained.
+"""
+
+
+def found(results: Mapping[str, Mapping]) -> dict[str, str]:
+    """The verdict on every test, by its id, from the results files of all chapters."""
+    tests = [test for contents in results.values() for test in contents["claims"]]
+    return {test["id"]: test["verdict"] for test in sorted(tests, key=_place)}
+
+
+def text(results: Mapping[str, Mapping]) -> str:
+    """The ledger that these results would be."""
+    lines, claim = [HEAD], ""
+    for name, verdict in found(results).items():
+        if name.split(".")[0] != claim:
+            claim = name.split(".")[0]
+            lines.append(f"\n[{claim}]\n")
+        lines.append(f'"{name}" = "{verdict}"\n')
+    return "".join(lines)
+
+
+def differences(results: Mapping[str, Mapping]) -> list[str]:
+    """A line for every test whose verdict is not the committed one, or that only one of the two has."""
+    committed = tomllib.loads((home() / "book" / "verdicts.toml").read_text(encoding="utf-8"))
+    before = {name: verdict for claim in committed.values() for name, verdict in claim.items()}
+    now = found(results)
+    return [
+        f"{name}: {now.get(name, 'no test of it')}, and book/verdicts.toml has {before.get(name, 'none')}"
+        for name in sorted(before.keys() | now.keys(), key=lambda name: _place({"id": name}))
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _place(test: Mapping) -> tuple[str, int, str]:
+    """Paper, number of the claim, test: B2 comes before B10."""
+    claim, _, name = test["id"].partition(".")
+    return claim[0], int(claim[1:]), name
