@@ -46,7 +46,7 @@ class AttentionLayer:
 
     @property
     def outputs(self) -> int:
-        """Labels predicted at once: one a task."""
+        """Labels predicted at once, one a task."""
         return self.tasks
 
     @property

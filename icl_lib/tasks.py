@@ -198,12 +198,12 @@ class MultiTask:
 
     @property
     def outputs(self) -> int:
-        """Labels of a pair: one a task."""
+        """Labels of a pair, one a task."""
         return len(self.blocks)
 
     @property
     def target_noise(self) -> float:
-        """Variance of the noise in the labels that are asked for: paper B's have none here."""
+        """Variance of the noise in the labels that are asked for, zero as in paper B."""
         return 0.0
 
     def sample(
