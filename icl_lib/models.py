@@ -39,7 +39,7 @@ class Module:
     It holds no buffers that training changes.
     """
 
-    make: Callable[[], torch.nn.Module]  #: makes one with weights of its own: its class, or a function
+    make: Callable[[], torch.nn.Module]  #: makes one with weights of its own, its class or a function
     d: int  #: covariates
     outputs = 1
 

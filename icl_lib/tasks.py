@@ -31,8 +31,8 @@ class Prompts(NamedTuple):
     """A batch of prompts. Rows from length n on are zero, so that prompts of any length stack."""
 
     x: Float[Tensor, "*batch n_max d"]  #: covariates of the context
-    y: Float[Tensor, "..."]  #: (*batch, n_max); multi-task: (*batch, n_max, tasks)
-    w: Float[Tensor, "..."]  #: (*batch, d); multi-task: (*batch, tasks, d)
+    y: Float[Tensor, "..."]  #: (*batch, n_max), or (*batch, n_max, tasks) of several tasks
+    w: Float[Tensor, "..."]  #: (*batch, d), or (*batch, tasks, d) of several tasks
     n: Int[Tensor, "*batch"]  #: context pairs of each prompt
     x_query: Float[Tensor, "*batch queries d"]  #: covariates whose labels are asked for
 
@@ -74,13 +74,12 @@ class Task:
     d: int = 16  #: covariates
     s: int = 4  #: how many of their weights are not zero
     sigma: float = 0.5  #: standard deviation of the noise in y
-    weights: str = (
-        "gaussian"  #: law of a nonzero weight: N(mean, 1); rademacher +-1; half-normal |N(0, 1)|; binary 1
-    )
+    #: law of a nonzero weight, N(mean, 1), or rademacher, +-1, or half-normal, |N(0, 1)|, or binary, 1
+    weights: str = "gaussian"
     mean: float = 0.0  #: of that law; only gaussian weights have one
     scale: float = 1.0  #: that the nonzero weights are multiplied by
     rho: float = 0.0  #: correlation of neighbouring covariates, in (-1, 1)
-    variances: tuple[float, ...] | None = None  #: diagonal of Sigma; None: ones
+    variances: tuple[float, ...] | None = None  #: diagonal of Sigma; None is ones
 
     def __post_init__(self):
         checks.integer("d", self.d)

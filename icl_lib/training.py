@@ -44,18 +44,18 @@ class Training:
     n: int | tuple[int, int] = (16, 48)  #: context lengths, both ends included
     steps: int = 10_000  #: of Adam
     batch: int = 64  #: prompts a step
-    queries: int = 1  #: a prompt; linear transformers need one: their risk is exact over them
+    queries: int = 1  #: a prompt; linear transformers need one, their risk is exact over them
     lr: float = 2e-3  #: learning rate, the highest
     schedule: str = "cosine"  #: after a linear warm-up over a tenth of the steps; or constant
     weight_decay: float = 0.0  #: decoupled, as in AdamW
     clip: float = 1.0  #: largest gradient norm of a model
-    loss: str = "pseudo-huber"  #: of a prompt's excess risk; or squared: the risk itself
+    loss: str = "pseudo-huber"  #: of a prompt's excess risk; or squared, the risk itself
     delta: float = 1.0  #: root of the risk at which pseudo-huber turns from square to linear
     curriculum_mean: float = 0.0  #: the nonzero weights' mean falls from this to the task's ...
     curriculum_share: float = 0.4  #: ... linearly over this share of the steps
     evaluate_every: int = 250  #: steps between looks at the validation prompts
     evaluate_prompts: int = 512  #: how many these are
-    keep_every: int = 0  #: steps between kept weights, for a look at how they came about; 0: none are kept
+    keep_every: int = 0  #: steps between kept weights, for a look at how they came about; 0 keeps none
 
     def __post_init__(self):
         checks.lengths(self.n)

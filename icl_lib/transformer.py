@@ -36,7 +36,7 @@ class Transformer:
     d: int = 16  #: covariates
     heads: tuple[int, ...] = (8, 8, 8)  #: heads H in each layer
     D: int = 256  #: width of the residual stream
-    k: int | None = None  #: width of a head; None: D / H, the usual split, which must come out even
+    k: int | None = None  #: width of a head; None is D / H, the usual split, which must come out even
     attention: str = "linear"  #: or relu or softmax; linear attention alone has a Gram form
     init_scale: float = 0.5  #: initial weights are N(0, init_scale^2 / fan-in)
     outputs = 1  # labels predicted at once
