@@ -188,10 +188,7 @@ def notebooks(chapters: dict[str, Chapter], folder: Path) -> None:
     """Write every chapter as a plain notebook, not executed."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, chapter in chapters.items():
-        notebook = chapter.notebook()
-        for number, cell in enumerate(notebook.cells):
-            cell.id = f"{name}-{number}"  # not a new random one each time: pages stay the same
-        nbformat.write(notebook, folder / f"{name}.ipynb")
+        nbformat.write(chapter.notebook(), folder / f"{name}.ipynb")
 
 
 def verdicts(profile: str, write: bool) -> int:

@@ -30,7 +30,7 @@ from papermill.exceptions import PapermillExecutionError
 from sphinx_external_toc.parsing import parse_toc_yaml
 
 from icl_book import parameters
-from icl_book.provenance import COMPUTE, ROOT, imported_modules, library_hash, paper_file
+from icl_book.provenance import COMPUTE, ROOT, imported_modules, library_hash, meaning, paper_file
 
 BOOK, TOC, LOCK = ROOT / "book", ROOT / "_toc.yml", ROOT / "requirements.lock"
 BUILD = Path(os.environ.get("ICL_BUILD") or ROOT / "_build").absolute()
@@ -51,12 +51,13 @@ class Chapter:
 
     def notebook(self) -> NotebookNode:
         """The chapter as a notebook, not executed."""
-        return jupytext.reads(self.text, fmt="md:myst")
+        notebook = jupytext.reads(self.text, fmt="md:myst")
+        for number, cell in enumerate(notebook.cells):
+            cell.id = f"{self.name}-{number}"  # not a new random one each time: pages stay the same
+        return notebook
 
     def key(self, profile: str) -> str:
         """A hash of all that decides what the chapter prints and plots: of code, its meaning; no prose."""
-        from icl_lib.store import meaning  # with torch, which takes seconds to import
-
         cells = [cell for cell in self.notebook().cells if cell.cell_type == "code"]
         try:
             modules = set().union(*(imported_modules(cell.source) for cell in cells))
@@ -91,8 +92,6 @@ class Chapter:
             if "parameters" in cell.metadata.get("tags", []):
                 notebook.cells[place + 1 : place + 1] = filter(_injected, executed.cells)
                 break
-        for number, cell in enumerate(notebook.cells):
-            cell.id = f"{self.name}-{number}"  # not a new random one each time: pages stay the same
         return notebook
 
 
@@ -254,6 +253,7 @@ def tidy(notebook: NotebookNode) -> None:
         part.metadata.pop("execution", None)
     for cell in filter(_injected, notebook.cells):
         cell.metadata.tags.append("remove-input")
+        cell.id = "injected-parameters"  # not a new random one each time, as in `Chapter.notebook`
 
 
 def _injected(cell: NotebookNode) -> bool:

@@ -49,7 +49,7 @@ def double(weights: Weights) -> dict[str, torch.Tensor]:
 
 def risks(models: Runs, lengths: Sequence[int], prompts: int, task: Task | None = None) -> np.ndarray:
     """1%-trimmed mean excess risk at each length, (models, lengths), on the task of training or another."""
-    return _table({"": models}, task or models.settings.task, lengths, prompts)[""]
+    return table({"": models}, task or models.settings.task, lengths, prompts)[""]
 
 
 def risks_of(
@@ -69,7 +69,7 @@ def references(
     Each is at its best (`estimators.at_best`); Bayes is left out where it cannot be computed.
     """
     known = {name: METHODS[name] for name in methods if name != "Bayes" or estimators.has_bayes(task)}
-    return {name: table[0] for name, table in _table(known, task, lengths, prompts).items()}
+    return {name: table[0] for name, table in table(known, task, lengths, prompts).items()}
 
 
 def method_risks(
@@ -77,7 +77,7 @@ def method_risks(
 ) -> dict[str, np.ndarray]:
     """Mean excess risk of each method, (seeds, lengths): a seed is a set of evaluation prompts."""
     known = {name: METHODS[name] for name in methods}
-    tables = [_table(known, task, lengths, prompts, seed, average=torch.mean) for seed in range(seeds)]
+    tables = [table(known, task, lengths, prompts, seed, average=torch.mean) for seed in range(seeds)]
     return {name: np.concatenate([table[name] for table in tables]) for name in methods}
 
 
@@ -93,7 +93,7 @@ def lengths(setting: Mapping[str, object], points: int = 5) -> list[int]:
     return np.unique(np.linspace(low, high, points).round().astype(int)).tolist()
 
 
-def _table(predictors, task, lengths, prompts, seed=SEED, **options) -> dict[str, np.ndarray]:
+def table(predictors, task, lengths, prompts, seed=SEED, **options) -> dict[str, np.ndarray]:
     """The risks of each predictor, (replicates, lengths)."""
     frame = evaluate(predictors, task, lengths, prompts=prompts, seed=seed, **options)
     by_name = frame.groupby("predictor").risk

@@ -17,8 +17,8 @@ HEAD = """\
 
 def found(results: Mapping[str, Mapping]) -> dict[str, str]:
     """The verdict on every test, by its id, from the results files of all chapters."""
-    tests = [test for contents in results.values() for test in contents["claims"]]
-    return {test["id"]: test["verdict"] for test in sorted(tests, key=_place)}
+    verdicts = {test["id"]: test["verdict"] for contents in results.values() for test in contents["claims"]}
+    return {name: verdicts[name] for name in sorted(verdicts, key=_place)}
 
 
 def text(results: Mapping[str, Mapping]) -> str:
@@ -39,12 +39,12 @@ def differences(results: Mapping[str, Mapping]) -> list[str]:
     now = found(results)
     return [
         f"{name}: {now.get(name, 'no test of it')}, and book/verdicts.toml has {before.get(name, 'none')}"
-        for name in sorted(before.keys() | now.keys(), key=lambda name: _place({"id": name}))
+        for name in sorted(before.keys() | now.keys(), key=_place)
         if before.get(name) != now.get(name)
     ]
 
 
-def _place(test: Mapping) -> tuple[str, int, str]:
+def _place(test: str) -> tuple[str, int, str]:
     """Paper, number of the claim, test: B2 comes before B10."""
-    claim, _, name = test["id"].partition(".")
+    claim, _, name = test.partition(".")
     return claim[0], int(claim[1:]), name

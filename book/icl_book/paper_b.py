@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from icl_book.experiments import SEED
+from icl_book.experiments import table
 from icl_lib import circuits
 from icl_lib.attention_layer import AttentionLayer
-from icl_lib.evaluation import evaluate
 from icl_lib.tasks import MultiTask, Task
 from icl_lib.training import Runs, Training
 
@@ -39,9 +38,8 @@ def losses(
 ) -> np.ndarray:
     """The loss of each model at each length, (models, lengths), on the same prompts: `evaluation.loss`."""
     task = task or models.settings.task
-    options = dict(prompts=prompts, queries=queries, seed=SEED, average=torch.mean)
-    risk = evaluate({"": models}, task, lengths, **options).risk.to_numpy()
-    return risk.reshape(len(lengths), -1).T + task.target_noise
+    options = dict(queries=queries, average=torch.mean)
+    return table({"": models}, task, lengths, prompts, **options)[""] + task.target_noise
 
 
 def settled(models: Runs, tolerance: float) -> np.ndarray:

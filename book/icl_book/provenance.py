@@ -94,10 +94,16 @@ def loaded_modules() -> list[str]:
     return sorted(name for name in list(sys.modules) if file_of(name))
 
 
+@cache
+def meaning(source: str) -> str:
+    """`store.meaning` of source, taken once: chapters share most of their modules."""
+    from icl_lib import store  # with torch, which takes seconds to import
+
+    return store.meaning(source)
+
+
 def library_hash(names: Iterable[str]) -> str:
     """A hash of the meaning of the named modules and of all that they import (16 hex digits)."""
-    from icl_lib.store import meaning  # with torch, which takes seconds to import
-
     texts = {name: file_of(name).read_text(encoding="utf-8") for name in module_closure(names)}
     meanings = "\n".join(f"{name} {meaning(text)}" for name, text in texts.items())
     return hashlib.sha256(meanings.encode()).hexdigest()[:16]
