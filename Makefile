@@ -13,7 +13,7 @@ VENV := .venv/.installed
 AXE := node_modules/.package-lock.json
 RUN := .venv/bin/python -m
 
-.PHONY: help book paper-profile chapter notebooks test check verdicts bench lint lock clean distclean
+.PHONY: help book paper-profile chapter plan notebooks test check verdicts bench lint lock clean distclean
 
 help:  ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/make \1 - \2/p' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ paper-profile: $(VENV)  ## the book at the papers' sizes, its results kept for c
 
 chapter: $(VENV)  ## run one chapter with papermill's flags (CHAPTER=01_task ARGS="-p sigma 0.5")
 	@$(RUN) icl_book.build run "$(CHAPTER)" $(ARGS)
+
+plan: $(VENV)  ## list the trainings that the store lacks (PROFILE=smoke, laptop or paper)
+	@$(RUN) icl_book.build plan --profile "$(PROFILE)"
 
 notebooks: $(VENV)  ## write every chapter as a plain notebook, not executed
 	@$(RUN) icl_book.build notebooks

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from icl_book import paper_b
+from icl_book.parameters import LayerSetting
 from icl_lib.tasks import Task, gram, seeded, tokens
 from icl_lib.training import Training, run
 from icl_lib.transformer import Transformer
@@ -107,11 +108,11 @@ def one_layer_against_plain(repeats: int, heads: int, seeds: int = 8, steps: int
 
     The plain loop has the paper's 256 prompts a step and noisy targets; ours has 64 prompts of four queries
     and targets without noise: as many terms, and where training ends a gradient as noisy to a tenth (at the
-    start ours is noisier by a quarter; chapter 15 measures both).
+    start ours is noisier by a quarter; chapter 16 measures both).
     """
-    setting = {"d": 5, "noise": 0.1, "n": 40, "batch": 64, "queries": 4, "lr": 1e-3}
+    setting = LayerSetting(d=5, noise=0.1, n=40, steps=steps, keep_every=0, batch=64, queries=4, lr=1e-3)
     looks = {"evaluate_every": steps, "evaluate_prompts": 16}
-    settings = paper_b.training(setting, heads, steps=steps, **looks)
+    settings = paper_b.training(setting, heads, **looks)
     task, generator = settings.task, seeded("bench")
 
     def plain() -> None:

@@ -110,7 +110,8 @@ class Transformer:
 
         Every token is a linear image z_i = e_i A of its raw row, with one A (p, D) a prompt:
 
-            A_0 = W_in;   A <- A + sum_h (A W_Q^h) ((A W_K^h)^T G (A W_V^h)) W_O^h;   w_hat = A[:d] w_out
+            A_0 = W_in,   w_hat = A[:d] w_out after the last layer,
+            A <- A + sum_h (A W_Q^h) ((A W_K^h)^T G (A W_V^h)) W_O^h
 
         Three things make it cheap. The cost does not depend on n. Layer 1 starts from the same A_0 in all
         prompts, so its projections are made once. And the last layer is needed only through w_out, which

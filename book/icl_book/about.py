@@ -10,14 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from packaging.requirements import Requirement
 
-from icl_book.claims import NOT_REPRODUCED, PARTLY, REPRODUCED, signed
+from icl_book import frames
+from icl_book.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED, signed
 from icl_book.parameters import PROFILE_FILE, PROFILES
 from icl_book.provenance import home
 
-VERDICTS = (REPRODUCED, PARTLY, NOT_REPRODUCED)
+VERDICTS = (REPRODUCED, UNDECIDED, NOT_REPRODUCED)
 
 
 def chapters(results: Mapping[str, Mapping]) -> str:
@@ -119,8 +121,7 @@ def _flat(table: Mapping, *path: str) -> dict[tuple[str, ...], object]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return frames.markdown(pd.DataFrame(rows, columns=head), index=False)
 
 
 def _number(chapter: str) -> str:

@@ -3,6 +3,7 @@
 python -m icl_book.build build --profile laptop
 python -m icl_book.build run 01_task -p sigma 0.5
 python -m icl_book.build notebooks
+python -m icl_book.build plan
 python -m icl_book.build verdicts
 
 _build/<profile>/ has executed/ (notebooks as they ran), results/, src/ (what Jupyter Book reads: chapters as
@@ -10,7 +11,9 @@ they are written now with the outputs of their runs) and html/.
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -25,7 +28,7 @@ from pathlib import Path
 import nbformat
 from filelock import FileLock, Timeout
 
-from icl_book import ledger
+from icl_book import ledger, parameters
 from icl_book.chapters import (
     BOOK,
     BUILD,
@@ -91,7 +94,8 @@ def refresh_all(chapters: dict[str, Chapter], profile: str, jobs: int) -> int:
 def refresh(chapter: Chapter, profile: str, failed: set[str]) -> str:
     """Run a chapter if it is stale; its notebook and results take their places only if it succeeds.
 
-    Returns how long it took. Raises BookError with the whole report if it failed.
+    Returns how long it took, and which sentences of the prose are no longer true. Raises BookError with the
+    whole report if it failed.
     """
     missing = sorted(failed.intersection(chapter.reads))
     if missing:
@@ -116,7 +120,9 @@ def refresh(chapter: Chapter, profile: str, failed: set[str]) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
         (work / target.name).replace(target)
     shutil.rmtree(work)
-    return f"{seconds} s"
+    found = {chapter.name: json.loads(results.read_text(encoding="utf-8"))}
+    untrue = ledger.untrue(found) if profile == ledger.PROFILE else []  # whose results the prose is of
+    return "\n".join([f"{seconds} s", *untrue])
 
 
 def executed_file(place: Path, name: str) -> Path:
@@ -180,8 +186,18 @@ def stage(chapters: dict[str, Chapter], place: Path) -> None:
     for name in chapters:
         results = place / "results" / f"{name}.json"
         shutil.copy(results, downloads)
-        for figure, table in json.loads(results.read_text()).get("figures", {}).items():
-            (downloads / f"{figure}.csv").write_text(table)
+        for figure, frame in json.loads(results.read_text()).get("figures", {}).items():
+            (downloads / f"{figure}.csv").write_text(as_csv(frame), encoding="utf-8")
+
+
+def as_csv(frame: dict[str, list]) -> str:
+    """A frame of a results file as CSV, numbers to six digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(frame)
+    for row in zip(*frame.values(), strict=True):
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
+    return text.getvalue()
 
 
 def notebooks(chapters: dict[str, Chapter], folder: Path) -> None:
@@ -191,8 +207,25 @@ def notebooks(chapters: dict[str, Chapter], folder: Path) -> None:
         nbformat.write(chapter.notebook(), folder / f"{name}.ipynb")
 
 
+def plan(profile: str) -> int:
+    """List the trainings of a profile that the store lacks."""
+    from icl_book import plan  # with torch, which takes seconds to import
+
+    check({"profile": profile})
+    settings = {
+        name: parameters.resolve(name, **{**chapter.parameters(), "profile": profile})
+        for name, chapter in load_chapters().items()
+        if name in plan.CHAPTERS
+    }
+    print(plan.report(plan.listing(settings)))
+    return 0
+
+
 def verdicts(profile: str, write: bool) -> int:
-    """Compare the verdicts of a build with the committed ones, or write these; 1 if they differ."""
+    """Compare the verdicts of a build with the committed ones, or write these; 1 if they differ.
+
+    A sentence of the prose that is no longer true is a difference, too.
+    """
     from icl_book.results import load_all  # with torch, which takes seconds to import
 
     if profile != ledger.PROFILE:
@@ -204,7 +237,7 @@ def verdicts(profile: str, write: bool) -> int:
         raise BookError(str(error)) from error
     if write:
         (BOOK / "verdicts.toml").write_text(ledger.text(results), encoding="utf-8")
-    differing = ledger.differences(results)
+    differing = ledger.differences(results) + ledger.untrue(results)
     print("\n".join(differing) or f"verdicts: all {len(ledger.found(results))} as in book/verdicts.toml")
     return 1 if differing else 0
 
@@ -221,6 +254,8 @@ def main() -> int:
     command.add_argument("chapter")
     command.add_argument("flags", nargs=argparse.REMAINDER, help="such as -p sigma 0.5, or --help")
     commands.add_parser("notebooks", help="write the chapters as plain notebooks")
+    command = commands.add_parser("plan", help="list the trainings that the store lacks")
+    command.add_argument("--profile", default="laptop")
     command = commands.add_parser("verdicts", help="compare the verdicts with those that are committed")
     command.add_argument("--profile", default="laptop")
     command.add_argument("--write", action="store_true", help="commit to those of this build")
@@ -230,6 +265,8 @@ def main() -> int:
             return build(args.profile, args.jobs)
         if args.command == "run":
             return run(args.chapter, args.flags, args.folder)
+        if args.command == "plan":
+            return plan(args.profile)
         if args.command == "verdicts":
             return verdicts(args.profile, args.write)
         notebooks(load_chapters(), BUILD / "notebooks")

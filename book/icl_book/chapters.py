@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from icl_book import parameters
 from icl_book.provenance import COMPUTE, ROOT, imported_modules, library_hash, meaning, paper_file
 
 BOOK, TOC, LOCK = ROOT / "book", ROOT / "_toc.yml", ROOT / "requirements.lock"
+CLAIMS = Path(__file__).with_name("claims.toml")
 BUILD = Path(os.environ.get("ICL_BUILD") or ROOT / "_build").absolute()
 
 
@@ -65,13 +67,14 @@ class Chapter:
         except SyntaxError as error:
             raise BookError(f"{self.name}: not plain Python: {(error.text or '').strip()}") from error
         decided = parameters.decided_by(profile, self.name)
-        own = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-        given = [node.targets[0].id for source in own for node in ast.parse(source).body]
         paper = paper_file(self.name)
+        claims = tomllib.loads(CLAIMS.read_text(encoding="utf-8"))
+        judged = {name for name in claims if any(f"{name}." in cell.source for cell in cells)}
         parts = {
             "code": code,
             "profile": profile,
-            "settings": {name: decided.get(name) for name in given},
+            "settings": {name: decided.get(name) for name in self.parameters()},
+            "tests": {name: claims[name]["tests"] for name in judged},
             "library": library_hash(modules),
             "packages": [line for line in LOCK.read_text().split("\n") if line.split("==")[0] in COMPUTE],
             "reads": {name: results_file(profile, name).read_text() for name in self.reads},
@@ -79,6 +82,12 @@ class Chapter:
             "paper profile": paper.read_text(encoding="utf-8") if paper.exists() else "",
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def parameters(self) -> dict[str, object]:
+        """The parameters by name, as the chapter's first cell has them; None where the profile decides."""
+        cells = [cell for cell in self.notebook().cells if "parameters" in cell.metadata.get("tags", [])]
+        assigned = [node for cell in cells for node in ast.parse(cell.source).body]
+        return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
 
     def with_outputs(self, executed: NotebookNode) -> NotebookNode:
         """The chapter as it is written now, with the outputs of a run whose code means the same."""

@@ -1,18 +1,23 @@
-"""The trainings and evaluations that the chapters on paper A share.
+"""The trainings and evaluations that the chapters share, those on paper A above all.
 
-A chapter describes its models by a setting: a table of parameters (see `profiles.toml`). Chapters that ask
-for the same models find them in the store, so that the book trains each once.
+A chapter describes its models by a setting: a table of parameters (see `profiles.toml`). What each chapter
+trains is declared in `plan`. What is measured is a frame: the conditions, seed, n and risk.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
+from icl_book.parameters import Setting
 from icl_lib import estimators
-from icl_lib.evaluation import evaluate, model_risks
-from icl_lib.tasks import Task, evaluation_prompts
-from icl_lib.training import Runs, Training, Weights, stack, trimmed_mean
+from icl_lib.evaluation import Average, Predictor, evaluate
+from icl_lib.tasks import MultiTask, Task
+from icl_lib.training import Training, Weights, trimmed_mean
 from icl_lib.transformer import Transformer
 
 SEED = 0  # of the evaluation prompts: all models see the same ones
@@ -27,74 +32,104 @@ METHODS = {
 DESCENTS = {name: METHODS[name] for name in ("gradient descent", "preprocess-then-optimize")}
 
 
-def training(setting: Mapping[str, object], H: int | Sequence[int], **changes: object) -> Training:
-    """The training of a setting, with H heads in every layer, or H[l] in layer l; `changes` win over it."""
-    setting = dict(setting) | changes
-    layers = setting.pop("layers")
+def training(setting: Setting, H: int | Sequence[int], **changes: object) -> Training:
+    """The training of a setting of paper A, H heads in every layer, or H[l] in layer l; `changes` win."""
+    given = setting.given() | changes
+    layers = given.pop("layers")
     in_each = (H,) * layers if isinstance(H, int) else tuple(H)
-    task = {name: setting.pop(name) for name in ("d", "s", "sigma", "weights")}
-    model = {name: setting.pop(name) for name in ("D", "k", "attention", "init_scale") if name in setting}
+    task = {name: given.pop(name) for name in ("d", "s", "sigma", "weights")}
+    model = {name: given.pop(name) for name in ("D", "k", "attention", "init_scale") if name in given}
     return Training(
         task=Task(**task),
         model=Transformer(d=task["d"], heads=in_each, **model),
-        n=tuple(setting.pop("n_range")),
-        **setting,
+        n=tuple(given.pop("n_range")),
+        **given,
     )
 
 
-def double(weights: Weights) -> dict[str, torch.Tensor]:
-    """Weights in double precision, in which models are looked at."""
-    return {name: weight.double() for name, weight in weights.items()}
+def task(setting: Setting, **changes: object) -> Task:
+    """The task of a setting of paper A."""
+    return training(setting, 1, **changes).task
 
 
-def risks(models: Runs, lengths: Sequence[int], prompts: int, task: Task | None = None) -> np.ndarray:
-    """1%-trimmed mean excess risk at each length, (models, lengths), on the task of training or another."""
-    return table({"": models}, task or models.settings.task, lengths, prompts)[""]
+def measure(
+    predictors: Mapping[object, Predictor],
+    columns: str | Sequence[str],
+    lengths: int | Sequence[int],
+    prompts: int,
+    *,
+    task: Task | MultiTask | None = None,
+    average: Average = trimmed_mean,
+    **options: object,
+) -> pd.DataFrame:
+    """Risks of predictors on the book's evaluation prompts: `columns`, seed, n, risk.
 
-
-def risks_of(
-    model: Transformer, members: Sequence[Weights], task: Task, lengths: Sequence[int], prompts: int
-) -> np.ndarray:
-    """1%-trimmed mean excess risk at each length of each set of weights, (members, lengths)."""
-    weights = stack(members)
-    drawn = (evaluation_prompts(task, n, prompts, SEED) for n in lengths)
-    return np.stack([trimmed_mean(model_risks(model, weights, task, some)).numpy() for some in drawn], -1)
+    A key has a value for each of the columns. Models are evaluated on the task that they were trained on
+    unless another is given. Options are those of `evaluate`.
+    """
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    frames = []
+    for key, predictor in predictors.items():
+        key = key if len(columns) > 1 else (key,)
+        on = task or predictor.settings.task
+        frame = evaluate({"": predictor}, on, lengths, prompts=prompts, average=average, **options)
+        frame = frame.drop(columns="predictor")
+        for place, (column, value) in enumerate(zip(columns, key, strict=True)):
+            frame.insert(place, column, [value] * len(frame))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def references(
-    methods: Sequence[str], task: Task, lengths: Sequence[int], prompts: int
-) -> dict[str, np.ndarray]:
-    """1%-trimmed mean excess risk of known predictors on the models' evaluation prompts, (lengths) each.
+    methods: Sequence[str], task: Task, lengths: int | Sequence[int], prompts: int
+) -> pd.DataFrame:
+    """1%-trimmed mean excess risk of known predictors on the models' evaluation prompts: method, n, risk.
 
     Each is at its best (`estimators.at_best`); Bayes is left out where it cannot be computed.
     """
-    known = {name: METHODS[name] for name in methods if name != "Bayes" or estimators.has_bayes(task)}
-    return {name: table[0] for name, table in table(known, task, lengths, prompts).items()}
+    return measure(_known(methods, task), "method", lengths, prompts, task=task)
 
 
 def method_risks(
-    methods: Sequence[str], task: Task, lengths: Sequence[int], seeds: int, prompts: int
-) -> dict[str, np.ndarray]:
-    """Mean excess risk of each method, (seeds, lengths): a seed is a set of evaluation prompts."""
-    known = {name: METHODS[name] for name in methods}
-    tables = [table(known, task, lengths, prompts, seed, average=torch.mean) for seed in range(seeds)]
-    return {name: np.concatenate([table[name] for table in tables]) for name in methods}
+    methods: Sequence[str],
+    task: Task,
+    lengths: int | Sequence[int],
+    seeds: int,
+    prompts: int,
+    **over: Sequence,
+) -> pd.DataFrame:
+    """Mean excess risk of each method, a seed being a set of evaluation prompts: method, seed, n, risk.
+
+    `over` has values of fields of the task, each a column in front: sigma=[0.1, 1.0]. Methods are at their
+    best, and Bayes is left out, as in `references`.
+    """
+    frames = []
+    for values in product(*over.values()):
+        chosen = dict(zip(over, values, strict=True))
+        varied = replace(task, **chosen)
+        for seed in range(seeds):
+            known = _known(methods, varied)
+            frame = measure(known, "method", lengths, prompts, task=varied, seed=seed, average=torch.mean)
+            frames.append(frame.assign(seed=seed, **chosen))
+    return pd.concat(frames, ignore_index=True)[[*over, *frames[0].columns.drop([*over])]]
 
 
-def middle(setting: Mapping[str, object]) -> int:
+def lengths(setting: Setting, points: int = 5) -> list[int]:
+    """Context lengths evenly spread over those of training; the middle one is in the middle."""
+    low, high = setting.n_range
+    return np.unique(np.linspace(low, high, points).round().astype(int)).tolist()
+
+
+def middle(setting: Setting) -> int:
     """The context length in the middle of `lengths`, at which models are compared."""
     found = lengths(setting)
     return found[len(found) // 2]
 
 
-def lengths(setting: Mapping[str, object], points: int = 5) -> list[int]:
-    """Context lengths evenly spread over those of training; the middle one is in the middle."""
-    low, high = setting["n_range"]
-    return np.unique(np.linspace(low, high, points).round().astype(int)).tolist()
+def double(weights: Weights) -> dict[str, Tensor]:
+    """Weights in double precision, in which models are looked at."""
+    return {name: weight.double() for name, weight in weights.items()}
 
 
-def table(predictors, task, lengths, prompts, seed=SEED, **options) -> dict[str, np.ndarray]:
-    """The risks of each predictor, (replicates, lengths)."""
-    frame = evaluate(predictors, task, lengths, prompts=prompts, seed=seed, **options)
-    by_name = frame.groupby("predictor").risk
-    return {name: by_name.get_group(name).to_numpy().reshape(len(lengths), -1).T for name in predictors}
+def _known(methods: Sequence[str], task: Task) -> dict[str, Predictor]:
+    return {name: METHODS[name] for name in methods if name != "Bayes" or estimators.has_bayes(task)}

@@ -8,10 +8,13 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 
+import pandas as pd
 import torch
 from torch import Tensor
 
+from icl_book.studies import pruning
 from icl_lib import checks
+from icl_lib.training import Trained
 
 NAMES = ("preprocess", "heads", "two_heads")
 
@@ -35,6 +38,22 @@ def show(name: str, figure: str, data: Mapping[str, object], digits: int = 6):
         f'<script type="application/json">{text}</script>'
         f"</div>{scripts}"
     )
+
+
+def transformer(model: Trained, off: pd.DataFrame) -> dict[str, object]:
+    """What the page with switches for heads needs of a model: packed weights, task, lengths, what heads do.
+
+    `off` has layer, risk and importance of each head, as `studies.ablation.heads_off` gives them.
+    """
+    task, layers = model.settings.task, off.groupby("layer")
+    risks = layers.risk.agg(list).tolist()
+    return {
+        "weights": pack(model.weights),
+        "task": {"d": task.d, "s": task.s, "law": task.weights, "sigma": task.sigma},
+        "n_range": model.settings.n,
+        "importance": layers.importance.agg(list).tolist(),
+        "kept": {version: pruning.kept(risks, version) for version in pruning.VERSIONS},
+    }
 
 
 def pack(weights: Mapping[str, Tensor]) -> dict[str, dict]:

@@ -3,18 +3,20 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; the marker is the second cue.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from icl_book.claims import NOT_REPRODUCED, PARTLY, REPRODUCED
-from icl_lib.evaluation import Interval
+from icl_book.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
+from icl_book.frames import Estimate
+from icl_lib.evaluation import Interval, t_interval
 
 _LOOKS = {
     "zero": ("#999999", ":", ""),
@@ -26,7 +28,8 @@ _LOOKS = {
     "preprocess-then-optimize": ("#D55E00", "-", "D"),
 }
 
-_VERDICTS = {REPRODUCED: ("#0072B2", "o"), PARTLY: ("#E69F00", "D"), NOT_REPRODUCED: ("#D55E00", "X")}
+REFERENCE = {"linestyle": "--", "linewidth": 1.2}  # of what models are compared with
+_VERDICTS = {REPRODUCED: ("#0072B2", "o"), UNDECIDED: ("#E69F00", "D"), NOT_REPRODUCED: ("#D55E00", "X")}
 
 
 def set_style() -> None:
@@ -68,6 +71,20 @@ def ranked(values: Sequence[object]) -> dict[object, dict[str, str]]:
     }
 
 
+def distinct(values: Sequence[object]) -> dict[object, dict[str, str]]:
+    """Looks for up to four values that have no order: colours far apart, each its line style and marker."""
+    colors, styles = ("#0072B2", "#D55E00", "#009E73", "#CC79A7"), ("-", "--", ":", "-.")
+    looks = zip(values, colors, styles, "oDs^", strict=False)
+    return {
+        value: {"color": color, "linestyle": style, "marker": mark} for value, color, style, mark in looks
+    }
+
+
+def looks_of(values: Sequence[object]) -> dict[object, dict[str, str]]:
+    """A look for each value: that of a method where all are known methods, else `ranked`."""
+    return {value: look(value) for value in values} if set(values) <= _LOOKS.keys() else ranked(values)
+
+
 def panels(titles: Sequence[str], height: float = 3.0, width: float = 2.7) -> tuple[Figure, list[Axes]]:
     """A row of panels that share the y axis."""
     figure, axes = plt.subplots(
@@ -78,11 +95,126 @@ def panels(titles: Sequence[str], height: float = 3.0, width: float = 2.7) -> tu
     return figure, list(axes[0])
 
 
+def grid(
+    frame: pd.DataFrame, col: str, title: str = "{}", **size: float
+) -> tuple[Figure, dict[object, Axes]]:
+    """A row of panels, one for each value of a column, and that value's `title`."""
+    values = frame[col].drop_duplicates().tolist()
+    figure, axes = panels([title.format(value) for value in values], **size)
+    return figure, dict(zip(values, axes, strict=True))
+
+
+def facets(
+    frame: pd.DataFrame,
+    col: str,
+    title: str,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    *,
+    height: float = 3.0,
+    width: float = 2.7,
+    draw: Callable[..., None] | None = None,
+    **options: object,
+) -> tuple[Figure, dict[object, Axes]]:
+    """A `grid` of panels, each with the `curves` of its rows, or `points`; options are those of `draw`."""
+    figure, axes = grid(frame, col, title, height=height, width=width)
+    for value, axis in axes.items():
+        (draw or curves)(axis, frame[frame[col] == value], x, y, hue, **options)
+    return figure, axes
+
+
+def curves(
+    axis: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    *,
+    label: str = "{}",
+    looks: Mapping[object, Mapping[str, object]] | None = None,
+    estimate: Estimate = t_interval,
+    **style: object,
+) -> None:
+    """A curve for each value of the column `hue`: the estimate of y at each x, and its 95% band over seeds.
+
+    Where there is one value at each x, there is no band. `style` wins over each curve's look.
+    """
+    values = [None] if hue is None else frame[hue].drop_duplicates().tolist()
+    looks = looks or (looks_of(values) if hue else {None: {"color": "#0072B2", "marker": "o"}})
+    for value in values:
+        rows = frame if hue is None else frame[frame[hue] == value]
+        shown = {"label": label.format(value), **looks[value], **style}
+        groups = rows.groupby(x, sort=True)[y]
+        if (groups.size() == 1).all():
+            axis.plot(rows[x], rows[y], **shown)
+        else:
+            found = groups.agg(estimate)
+            curve(axis, found.index, Interval(*np.array(found.tolist()).T), **shown)
+
+
 def curve(axis: Axes, x: ArrayLike, interval: Interval, label: str, **looks: object) -> None:
     """A mean with its 95% band; the method's own look unless `looks` are given."""
     looks = looks or look(label)
     axis.plot(x, interval.mean, label=label, **looks)
-    axis.fill_between(x, interval.low, interval.high, color=looks["color"], alpha=0.2, linewidth=0)
+    step = "post" if looks.get("drawstyle") == "steps-post" else None
+    band = {"color": looks["color"], "alpha": 0.2, "linewidth": 0}
+    axis.fill_between(x, interval.low, interval.high, step=step, **band)
+
+
+def level(axis: Axes, interval: Interval, label: str, color: str, **style: object) -> None:
+    """A horizontal line at a mean, with its 95% band."""
+    axis.axhline(interval.mean, label=label, color=color, **style)
+    axis.axhspan(interval.low, interval.high, color=color, alpha=0.12, linewidth=0)
+
+
+def points(
+    axis: Axes,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str | None = None,
+    *,
+    label: str = "{}",
+    looks: Mapping[object, Mapping[str, object]] | None = None,
+    estimate: Estimate = t_interval,
+    dodge: float = 0.14,
+    **style: object,
+) -> None:
+    """An estimate of y with its 95% interval at each x, and every seed as a dash; hues stand side by side."""
+    values = [None] if hue is None else frame[hue].drop_duplicates().tolist()
+    looks = looks or (looks_of(values) if hue else {None: {"color": "#0072B2", "marker": "o"}})
+    for place, value in enumerate(values):
+        rows = frame if hue is None else frame[frame[hue] == value]
+        shift = dodge * (place - (len(values) - 1) / 2)
+        shown = {"label": label.format(value), "capsize": 2, **looks[value], "linestyle": "", **style}
+        found = rows.groupby(x, sort=True)[y].agg(estimate)
+        mean, low, high = np.array(found.tolist()).T
+        axis.errorbar(found.index + shift, mean, [mean - low, high - mean], **shown)
+        dashes = {"color": shown["color"], "marker": "_", "markersize": 7, "alpha": 0.7, "linestyle": ""}
+        axis.plot(rows[x] + shift, rows[y], **dashes)
+
+
+def finish(
+    figure: Figure,
+    axes: Mapping[object, Axes] | Sequence[Axes],
+    x: str = "",
+    y: str = "",
+    log: str = "",
+    legend: int | None = 0,
+) -> None:
+    """The labels of x (all panels) and y (the first), the logarithmic axes named in `log`, one legend.
+
+    `legend` is its number of columns; 0: one row, None: no legend.
+    """
+    axes = list(axes.values()) if isinstance(axes, Mapping) else list(axes)
+    for axis in axes:
+        axis.set_xlabel(x or axis.get_xlabel())
+        for which in log:
+            log_axis(axis, which)
+    axes[0].set_ylabel(y or axes[0].get_ylabel())
+    if legend is not None:
+        shared_legend(figure, axes, columns=legend or None)
 
 
 def log_axis(axis: Axes, which: str = "y") -> None:
@@ -127,15 +259,34 @@ def matrix(axis: Axes, values: ArrayLike, title: str, limit: float | None = None
     axis.grid(False)
 
 
-def verdicts(axis: Axes, values: Sequence[Interval], outcomes: Sequence[str], bar: float) -> None:
-    """Intervals below one another, the first on top, and the bar they are judged by.
+def heads(axis: Axes, kq: ArrayLike, ov: ArrayLike, name: str) -> np.ndarray:
+    """A model's heads side by side, KQ (H, p, p) above OV (H, tasks, p), each on one scale; what is drawn.
 
-    Colour and marker tell the verdict on each.
+    KQ's columns that meet the zeros of the query have no effect and are left out.
     """
-    axis.axvline(bar, color="#000000", linestyle="--", linewidth=1)
+    kq, ov = np.asarray(kq), np.asarray(ov)
+    H, tasks, p = ov.shape
+    kq = kq[..., : p - tasks]
+    strip = np.full((H, p + 1 + tasks, p + 1), np.nan)  # a row between them, a column between heads
+    strip[:, :p, : p - tasks] = kq / abs(kq).max()
+    strip[:, p + 1 :, :p] = ov / abs(ov).max()
+    strip = np.hstack(strip)
+    matrix(axis, strip, "", 1)
+    axis.set(ylabel=name, anchor="W")
+    return strip
+
+
+def verdicts(axis: Axes, frame: pd.DataFrame) -> None:
+    """Intervals below one another, the first row on top, and the threshold that they are judged by.
+
+    The columns are mean, low, high, verdict and threshold. Colour and marker tell the verdict.
+    """
+    axis.axvline(frame.threshold.iloc[0], color="#000000", linestyle="--", linewidth=1)
+    places = np.arange(len(frame))
     for outcome, (color, marker) in _VERDICTS.items():
-        rows = [row for row, found in enumerate(outcomes) if found == outcome]
-        mean, low, high = np.array([values[row] for row in rows]).reshape(-1, 3).T
+        shown = frame.verdict.to_numpy() == outcome
+        rows = frame[shown]
+        sides = np.maximum([rows["mean"] - rows.low, rows.high - rows["mean"]], 0)
         looks = {"color": color, "marker": marker, "linestyle": ""}
-        axis.errorbar(mean, rows, xerr=[mean - low, high - mean], label=outcome, **looks)
-    axis.set_ylim(len(values) - 0.5, -0.5)
+        axis.errorbar(rows["mean"], places[shown], xerr=sides, label=outcome, **looks)
+    axis.set_ylim(len(frame) - 0.5, -0.5)

@@ -7,18 +7,6 @@ from scipy import stats
 from icl_lib.evaluation import LEVEL, Interval, t_interval
 
 
-def recovered(values: ArrayLike, worst: ArrayLike, best: ArrayLike, level: float = LEVEL) -> Interval:
-    """Mean share of the way from worst to best that values went, paired over seeds: all (seeds, ...).
-
-    0 at the worst, 1 at the best; below 0 and above 1 where values lie outside. Raises ValueError where a
-    seed's best is its worst: there is no way to go.
-    """
-    values, worst, best = (np.asarray(part, dtype=float) for part in (values, worst, best))
-    if (worst == best).any():
-        raise ValueError("a seed's best is its worst: allowed are seeds where they differ")
-    return t_interval((worst - values) / (worst - best), level)
-
-
 def largest_difference(values: ArrayLike, reference: ArrayLike, level: float = LEVEL) -> Interval:
     """The size of log(values / reference) where it differs most from 0, for values (seeds, places), paired.
 

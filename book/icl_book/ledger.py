@@ -32,11 +32,26 @@ def text(results: Mapping[str, Mapping]) -> str:
     return "".join(lines)
 
 
+def committed() -> dict[str, str]:
+    """The verdict on every test, by its id, as book/verdicts.toml has it; none where there is no checkout."""
+    file = home() / "book" / "verdicts.toml"
+    claims = tomllib.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return {name: verdict for claim in claims.values() for name, verdict in claim.items()}
+
+
+def untrue(results: Mapping[str, Mapping]) -> list[str]:
+    """A line for every sentence of the prose that states a result and is not true of these results."""
+    return [
+        f"{chapter}: no longer true: {sentence}"
+        for chapter, contents in results.items()
+        for sentence, true in contents.get("sentences", {}).items()
+        if not true
+    ]
+
+
 def differences(results: Mapping[str, Mapping]) -> list[str]:
     """A line for every test whose verdict is not the committed one, or that only one of the two has."""
-    committed = tomllib.loads((home() / "book" / "verdicts.toml").read_text(encoding="utf-8"))
-    before = {name: verdict for claim in committed.values() for name, verdict in claim.items()}
-    now = found(results)
+    before, now = committed(), found(results)
     return [
         f"{name}: {now.get(name, 'no test of it')}, and book/verdicts.toml has {before.get(name, 'none')}"
         for name in sorted(before.keys() | now.keys(), key=_place)

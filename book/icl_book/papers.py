@@ -1,98 +1,64 @@
-"""The first page: what the papers claim and published, in our words, and where this book tests it."""
+"""The first page: the claims, our answers, and the tests behind them."""
 
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
+import pandas as pd
+
+from icl_book import frames, ledger
 from icl_book.claims import (
-    NOT_REPRODUCED,
+    CLAIMS,
     NOT_TESTED,
-    PARTLY,
-    REPRODUCED,
-    SIGNS,
-    bar_of,
+    WORDS,
+    bar,
+    counts,
     overall,
     shown_value,
     signed,
 )
-from icl_book.published import LOSS
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper claims, in our words, and where this book tests it: see claims.toml."""
-
-    id: str
-    statement: str
-    source: str  # where in the paper
-    chapter: str
-    figures: Sequence[str]
-    published: str = ""  # what stands there, in our words, or ...
-    losses: Sequence[str] = ()  # ... the predictors whose published losses it is about
-
-    def shown(self) -> str:
-        """What stands in the paper, in a line."""
-        found = [f"{' / '.join(map(str, LOSS[name].values()))} ({name})" for name in self.losses]
-        return (
-            self.published
-            or f"loss at L = {' / '.join(map(str, LOSS[self.losses[0]]))} is {', '.join(found)}"
-        )
-
-
-CLAIMS_FILE = Path(__file__).with_name("claims.toml")
-CLAIMS = {
-    name: Claim(name, **fields)
-    for name, fields in tomllib.loads(CLAIMS_FILE.read_text(encoding="utf-8")).items()
-}
 
 
 def summary(results: Mapping[str, Mapping]) -> str:
-    """Markdown: how many claims have which verdict, and which they are, with their tests."""
+    """Markdown: how many claims have which answer, and which they are."""
     verdicts = {claim: [test["verdict"] for _, test in tests] for claim, tests in tests_of(results).items()}
     every = [outcome for of_claim in verdicts.values() for outcome in of_claim]
     lines = []
-    for outcome in SIGNS:
-        names = [
-            f"{_link(claim)} {found.count(REPRODUCED)}/{len(found)}" if found else claim
-            for claim, found in verdicts.items()
-            if overall(found) == outcome
-        ]
-        if names or outcome != NOT_TESTED:
-            listed = f" ({', '.join(names)})" if names else ""
-            lines.append(f"- {signed(outcome)}: **{len(names)}** of {len(verdicts)} claims{listed}")
-    counts = ", ".join(
-        f"{every.count(outcome)} {outcome}" for outcome in (REPRODUCED, PARTLY, NOT_REPRODUCED)
-    )
-    return "\n".join(
-        [*lines, "", f"The fractions are tests reproduced. Of all {len(every)} tests: {counts}."]
-    )
+    for word in (*WORDS, NOT_TESTED):
+        names = [_link(claim) for claim, found in verdicts.items() if overall(found) == word]
+        if names:
+            lines.append(f"- *{word}*: **{len(names)}** of {len(verdicts)} claims ({', '.join(names)})")
+    return "\n".join([*lines, "", f"In all, {counts(every)}."])
 
 
 def table(results: Mapping[str, Mapping]) -> str:
-    """Markdown: every claim, its tests and verdicts, from the results files of the chapters in the book.
+    """Markdown: every claim with our answer, its tests and verdicts, from the results files of the chapters.
 
     A row that begins with a code is a claim, with the paper's figure and ours; its tests follow, with our
-    bar and our value. Chapters beside its own may test a claim, too.
+    threshold and our value. Chapters beside its own may test a claim, too.
     """
-    lines = [
-        "| claim, and what is measured | the paper; our bar | our figure; value [95% interval] | verdict |",
-        "|---|---|---|---|",
-    ]
+    head = ["claim, and what is measured", "the paper; our threshold"]
+    head += ["our figure; value [95% interval]", "answer; verdict"]
+    rows = []
     labels = {label for found in results.values() for label in found.get("figures", ())}
     for name, tests in tests_of(results).items():
         claim = CLAIMS[name]
-        shown = _link(name) if tests else name
         figures = ", ".join(f"{{numref}}`{label}`" for label in claim.figures if label in labels)
-        joint = signed(overall([test["verdict"] for _, test in tests]))
-        lines.append(
-            f"| **{shown}** {claim.statement} | {claim.source}: {claim.shown()} | {figures} | **{joint}** |"
-        )
+        shown = f"**{_link(name) if tests else name}** {claim.statement}"
+        rows.append([shown, f"{claim.source}: {claim.shown()}", figures, answer(name, tests)])
         for chapter, test in tests:
             where = "" if chapter == claim.chapter else f" ([chapter {int(chapter[:2])}]({chapter}))"
-            parts = (f"{test['metric']}{where}", bar_of(test), shown_value(test), signed(test["verdict"]))
-            lines.append(f"| {' | '.join(parts)} |")
-    return "\n".join(lines)
+            value = shown_value({**test, "seeds": []})  # the chapter has them one by one
+            rows.append([f"{test['metric']}{where}", bar(test), value, signed(test["verdict"])])
+    return frames.markdown(pd.DataFrame(rows, columns=head), index=False)
+
+
+def answer(claim: str, tests: list[tuple[str, Mapping]]) -> str:
+    """Our answer to a claim: a word, the count of its tests, and a sentence where it is of these verdicts."""
+    verdicts = [test["verdict"] for _, test in tests]
+    committed = ledger.committed()
+    same = all(committed.get(test["id"]) == test["verdict"] for _, test in tests)
+    sentence = f" {CLAIMS[claim].answer}" if tests and same else ""
+    counted = f" ({counts(verdicts)})." if tests else ""
+    return f"**{overall(verdicts)}**{counted}{sentence}"
 
 
 def tests_of(results: Mapping[str, Mapping]) -> dict[str, list[tuple[str, Mapping]]]:

@@ -6,9 +6,9 @@ for whatever the profile decides; `resolve` fills that in from `profiles.toml`.
 
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 from icl_lib import checks
 
@@ -16,10 +16,92 @@ PROFILES = ("smoke", "laptop", "paper")
 PROFILE_FILE = Path(__file__).with_name("profiles.toml")
 
 
-# What a table such as `symmetric` may set: a model, its task and its training.
-OF_A_SETTING = ("d", "s", "sigma", "weights", "n_range", "layers", "D", "k", "attention", "init_scale")
-OF_A_SETTING += ("steps", "batch", "queries", "lr", "weight_decay", "curriculum_mean")
-OF_A_SETTING += ("noise", "rho", "n", "blocks", "keep_every")  # of paper B's
+class _Table:
+    """A table of parameters, by name as attributes."""
+
+    def given(self) -> dict[str, object]:
+        """What is set, by name: the rest is what the library's classes say."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(_Table):
+    """A table such as `positive`: a transformer of paper A, its task and its training."""
+
+    d: int
+    s: int
+    sigma: float
+    weights: str
+    n_range: list[int]
+    layers: int
+    D: int
+    k: int | None = None
+    attention: str | None = None
+    init_scale: float | None = None
+    steps: int
+    batch: int
+    queries: int | None = None
+    lr: float
+    weight_decay: float | None = None
+    curriculum_mean: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerSetting(_Table):
+    """A table such as `one_layer`: a layer of paper B, its task and its training."""
+
+    d: int
+    noise: float
+    n: int
+    rho: float | None = None
+    blocks: list[list[int]] | None = None
+    attention: str | None = None
+    steps: int
+    keep_every: int
+    batch: int
+    queries: int | None = None
+    lr: float
+
+
+TABLES = {
+    "symmetric": Setting,  # weights of random sign
+    "positive": Setting,  # positive weights
+    "small": Setting,  # a model small enough for many seeds and long training
+    "one_layer": LayerSetting,
+    "multitask": LayerSetting,  # with several tasks
+}
+
+
+@dataclass
+class Settings:
+    """What a chapter runs with, by name as attributes."""
+
+    chapter: str
+    profile: str
+    values: dict[str, object]
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return vars(self)["values"][name]
+        except KeyError:
+            raise AttributeError(f"no parameter {name!r}: allowed are {', '.join(self.values)}") from None
+
+    def plain(self) -> dict[str, object]:
+        """The parameters as numbers, lists and dicts, as a profile or papermill gives them."""
+        return {
+            name: value.given() if isinstance(value, _Table) else value for name, value in self.values.items()
+        }
+
+    def _repr_markdown_(self) -> str:
+        """The values that were used, as a table."""
+        rows = [f"| `{name}` | {_shown(value)} |" for name, value in self.plain().items()]
+        return "\n".join([f"| parameter | value, profile `{self.profile}` |", "|---|---|", *rows])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {_shown(part)}" for name, part in value.items())
+    return f"[{', '.join(map(_shown, value))}]" if isinstance(value, list) else str(value)
 
 
 def _list_of(check: Callable[[str, object], None]) -> Callable[[str, object], None]:
@@ -76,14 +158,15 @@ def _blocks(name: str, value: object) -> None:
 
 
 def _table(name: str, value: object) -> None:
-    """A setting: parameters by name, each in its own range."""
+    """Some or all parameters of a table, each in its own range."""
     if not isinstance(value, Mapping):
         raise ValueError(
             f'{name} = {value!r}: allowed is a table of parameters (with papermill: -y "{name}: {{d: 5}}")'
         )
+    known = [field.name for field in fields(TABLES[name])]
     for part in value:
-        if part not in OF_A_SETTING:
-            raise ValueError(f"{part} in {name}: allowed are the parameters {', '.join(OF_A_SETTING)}")
+        if part not in known:
+            raise ValueError(f"{part} in {name}: allowed are the parameters {', '.join(known)}")
     check(value)
 
 
@@ -122,11 +205,6 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "rhos": _list_of(partial(checks.number, low=-0.99, high=0.99)),  # several of them
     "blocks": _blocks,  # the coordinates of each task
     "keep_every": partial(checks.integer, low=1, high=10_000_000),  # steps between weights kept on the way
-    "symmetric": _table,  # weights of random sign
-    "positive": _table,  # positive weights
-    "one_layer": _table,  # paper B's model and training
-    "multitask": _table,  # the same with several tasks
-    "small": _table,  # a model small enough for many seeds and long training
     "small_seeds": partial(checks.integer, low=2, high=1000),  # its trainings
     "head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H in every layer
     "deep_head_counts": _rising(partial(checks.integer, low=1, high=64)),  # H at other depths
@@ -143,7 +221,7 @@ ALLOWED: dict[str, Callable[[str, object], None]] = {
     "starts": partial(checks.integer, low=2, high=10_000),  # random starts of gradient flow
     "refit_steps": partial(checks.integer, low=10, high=10_000_000),  # of training after pruning
     "repeats": partial(checks.integer, low=2, high=1_000_000),  # batches whose gradients are compared
-}
+} | dict.fromkeys(TABLES, _table)
 
 
 def check(given: Mapping[str, object]) -> None:
@@ -164,19 +242,28 @@ def decided_by(profile: str, chapter: str) -> dict[str, object]:
     return {**table["all"], **table.get(chapter, {})}
 
 
-def resolve(chapter: str, profile: str, **given: object) -> SimpleNamespace:
+def resolve(chapter: str, profile: str, **given: object) -> Settings:
     """The settings a chapter runs with: those given, else the profile's for it, else the profile's for all.
 
     Raises ValueError if a value is not allowed, or if neither caller nor profile sets a parameter.
     """
     check({"profile": profile, **given})
     decided = decided_by(profile, chapter)
-    settings = {"profile": profile}
+    values = {}
     for name, value in given.items():
         if value is None and name not in decided:
             raise ValueError(f"{name} = None: profile {profile!r} sets no value for it in {chapter}")
-        settings[name] = decided[name] if value is None else value
+        values[name] = decided[name] if value is None else value
         if isinstance(value, Mapping):  # given in part: the profile decides the rest
-            settings[name] = {**decided.get(name, {}), **value}
-    check(settings)
-    return SimpleNamespace(**settings)
+            values[name] = {**decided.get(name, {}), **value}
+    check(values)
+    return Settings(chapter, profile, {name: _typed(name, value) for name, value in values.items()})
+
+
+def _typed(name: str, value: object) -> object:
+    if name not in TABLES:
+        return value
+    needed = [field.name for field in fields(TABLES[name]) if field.default is MISSING]
+    if lacking := [part for part in needed if part not in value]:
+        raise ValueError(f"{name} lacks {', '.join(lacking)}: allowed are tables with {', '.join(needed)}")
+    return TABLES[name](**value)

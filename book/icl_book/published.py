@@ -10,3 +10,8 @@ LOSS: Mapping[str, Mapping[int, float]] = {
     "one head": {10: 0.875, 40: 0.405, 100: 0.284},
     "ridge": {10: 0.194, 40: 0.115, 100: 0.104},
 }
+
+# Of paper B's trained models: omega of one head, sum_h omega_h mu_h of two, the multi-task loss an output.
+OMEGA_ONE_HEAD = 0.518
+PRODUCT_TWO_HEADS = 0.897
+MULTITASK_LOSS = 0.4

@@ -2,125 +2,127 @@
 
 _build/<profile>/results/<chapter>.json
     parameters   what the chapter ran with
-    series       every curve: name, x, mean, and over seeds low, high, values (seeds, points)
-    numbers      every number that the prose quotes
-    claims       every test of a claim, with its threshold, value, interval and verdict
-    figures      what every figure shows, by its name: a table as CSV
+    numbers      every number that the prose quotes; an interval as [mean, low, high]
+    claims       every test of a claim, with its threshold, value, interval, seeds and verdict
+    sentences    sentences of the prose that state a result, and whether they are true of this run
+    figures      what every figure shows, by its name: the frame that drew it, column by column
     provenance   commit, library hash, versions, device, seconds, the command that makes it again
 """
 
 import json
 import os
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
-from matplotlib.figure import Figure
+from IPython.display import Markdown
 from numpy.typing import ArrayLike
 
-from icl_book import claims, figures, parameters, plotted
+from icl_book import claims, figures, frames, parameters
+from icl_book.parameters import Settings
 from icl_book.provenance import git_commit, home, library_hash, loaded_modules, paper_file, versions
-from icl_lib.evaluation import Interval, t_interval
+from icl_lib.evaluation import Interval
+
+_PARAMETERS: dict[str, list[str]] = {}  # of the chapters that have begun
 
 
 class Results:
     """Collects what a chapter finds; `save` writes the file."""
 
-    def __init__(self, chapter: str, settings: SimpleNamespace):
-        """`settings` as `parameters.resolve` gives them."""
+    def __init__(self, settings: Settings):
         self._started = time.monotonic()
-        self._chapter, self._settings = chapter, settings
-        self._series: dict[str, dict] = {}
-        self._numbers: dict[str, float] = {}
-        self._claims: dict[str, dict] = {}
-        self._figures: dict[str, str] = {}
+        self._settings = settings
+        self._numbers: dict[str, float | list[float]] = {}
+        self._tests: dict[str, dict] = {}
+        self._sentences: dict[str, bool] = {}
+        self._figures: dict[str, dict[str, list]] = {}
 
-    def series(self, name: str, x: ArrayLike, values: ArrayLike) -> Interval:
-        """Record a curve, values (seeds, points) over x (points), and return what to plot."""
-        _new(name, self._series)
-        x, values = np.asarray(x), np.asarray(values, dtype=float)
-        if values.shape[1:] != x.shape:
-            raise ValueError(f"series {name}: values {values.shape} do not fit x {x.shape}")
-        _finite(name, x, values)
-        interval = t_interval(values)
-        lists = {"x": x, "values": values, **interval._asdict()}
-        self._series[name] = {"name": name} | {key: part.tolist() for key, part in lists.items()}
-        return interval
+    def quote(self, **values: float | Interval | pd.Series) -> None:
+        """Record numbers and intervals for the prose to quote, by the roles {value} and {interval}.
 
-    def line(self, name: str, x: ArrayLike, values: ArrayLike) -> None:
-        """Record a curve without replicates, values (points) over x (points): a reference line."""
-        _new(name, self._series)
-        _finite(name, x, values)
-        self._series[name] = {"name": name, "x": np.asarray(x).tolist(), "mean": np.asarray(values).tolist()}
-
-    def number(self, name: str, value: float) -> None:
-        """Record a number and glue it under its name, for the prose to quote."""
-        from myst_nb import glue  # needed by the book alone
-
-        _new(name, self._numbers)
-        _finite(name, value)
-        self._numbers[name] = float(value)
-        glue(name, float(value), display=False)
-
-    def interval(self, name: str, value: Interval) -> None:
-        """Record a number and the ends of its interval: name, name_low, name_high."""
-        for part, number in zip(("", "_low", "_high"), value, strict=True):
-            self.number(name + part, number)
-
-    def claim(self, test: claims.Criterion, value: Interval, kind: str = claims.OVER_SEEDS) -> str:
-        """Record the verdict on a test and glue it as `verdict.<id>`; returns one line to print.
-
-        `kind` says what the interval is, where it is another one: a range, say.
+        Of a series each value is recorded, by the name and the parts of its key: gain_symmetric_all.
         """
-        from myst_nb import glue
+        for name, value in values.items():
+            if isinstance(value, pd.Series):
+                keys = [key if isinstance(key, tuple) else (key,) for key in value.index]
+                names = ["_".join([name, *map(str, key)]) for key in keys]
+                self.quote(**dict(zip(names, value, strict=True)))
+                continue
+            _new(name, self._numbers)
+            ends = [float(end) for end in np.atleast_1d(value)]
+            _finite(name, *ends)
+            self._numbers[name] = ends if isinstance(value, Interval) else ends[0]
 
-        _new(test.id, self._claims)
-        _finite(test.id, *value)
-        outcome = claims.verdict(test, value)
-        self._claims[test.id] = asdict(test) | {
-            "claim": test.claim,
-            "value": float(value.mean),
-            "interval": [float(value.low), float(value.high)],
-            "interval_kind": kind,
-            "verdict": outcome,
-        }
-        glue(f"verdict.{test.id}", outcome, display=False)
-        return f"{test.id}: {outcome}, {value:.3g}, bar {test.sense} {test.threshold:.3g}"
+    def judge(
+        self, values: Mapping[str, ArrayLike | Interval], kind: str | Mapping[str, str] | None = None
+    ) -> Markdown:
+        """Record the verdicts on tests of claims.toml; a box with them to show.
 
-    def figure(self, name: str, figure: Figure) -> None:
-        """Record what a finished figure shows; its name is the one that the cell's metadata give it."""
+        Each test has one number a seed, of which the estimate is made on the test's scale, or an `Interval`
+        where it is of another kind. The interval is what lies in the test's range. `kind` says what the
+        intervals are, all or each test's, where claims.toml cannot.
+        """
+        made = []
+        for name, value in values.items():
+            test = claims.criterion(name)
+            if kind:
+                test = replace(test, interval_kind=kind if isinstance(kind, str) else kind[name])
+            _new(name, self._tests)
+            seeds = [] if isinstance(value, Interval) else np.asarray(value, dtype=float)
+            _finite(name, *(value if isinstance(value, Interval) else seeds))
+            found = value if isinstance(value, Interval) else frames.SCALES[test.scale](seeds)
+            self._tests[name] = claims.judged(test, frames.within(found, *test.range), seeds)
+            made.append(self._tests[name])
+        return Markdown(claims.box(made))
+
+    def holds(self, sentence: str, condition: bool | np.bool_) -> None:
+        """Record whether a sentence of the prose, quoted here word by word, is true of this run."""
+        _new(sentence, self._sentences)
+        self._sentences[sentence] = bool(condition)
+
+    def figure(self, name: str, *shown: pd.DataFrame) -> None:
+        """Record what a figure shows: the frames that drew it, one below the other.
+
+        The name is the one that the cell's metadata give the figure.
+        """
         _new(name, self._figures)
-        self._figures[name] = plotted.table(figure)
+        frame = pd.concat(shown, ignore_index=True)
+        if frame.empty:
+            raise ValueError(f"{name} shows nothing: allowed are frames with rows")
+        plain = frame.astype(object).where(frame.notna(), None)
+        self._figures[name] = {str(column): plain[column].tolist() for column in plain}
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
-        given = {name: value for name, value in vars(self._settings).items() if name != "profile"}
-        profile = self._settings.profile
+        given, profile, chapter = self._settings.plain(), self._settings.profile, self._settings.chapter
         arguments = " ".join(f'-y "{name}: {json.dumps(value)}"' for name, value in given.items())
         contents = {
-            "parameters": vars(self._settings),
-            "series": list(self._series.values()),
+            "parameters": {"profile": profile, **given},
             "numbers": self._numbers,
-            "claims": list(self._claims.values()),
+            "claims": list(self._tests.values()),
+            "sentences": self._sentences,
             "figures": self._figures,
             "provenance": {
                 "commit": git_commit(),
                 "library": library_hash(loaded_modules()),
-                "settings": vars(self._settings),
-                "seeds": getattr(self._settings, "seeds", None),
+                "settings": given,
+                "seeds": given.get("seeds"),
                 "versions": versions(),
                 "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
                 "seconds": round(time.monotonic() - self._started, 2),
-                "command": f"make chapter CHAPTER={self._chapter} ARGS='-p profile {profile} {arguments}'",
+                "command": f"make chapter CHAPTER={chapter} ARGS='-p profile {profile} {arguments}'",
             },
         }
-        path = folder(profile, writing=True) / f"{self._chapter}.json"
+        path = folder(profile, writing=True) / f"{chapter}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(contents, indent=1, allow_nan=False))
+        temporary.write_text(
+            json.dumps(contents, indent=1, allow_nan=False, default=lambda value: value.item())
+        )
         temporary.replace(path)
 
 
@@ -154,27 +156,41 @@ def paper_profile(chapter: str) -> str:
     found = json.loads(path.read_text())
     about = found["provenance"]
     made = f"Profile `paper`, {about['seeds']} seeds, on {about['device']}, commit {about['commit']}:"
-    numbers = [f"| {name} | {value:.3g} |" for name, value in found["numbers"].items()]
-    shown = (
-        claims.rows(found["claims"])
-        if found["claims"]
-        else "\n".join(["| number | value |", "|---|---|", *numbers])
-    )
-    return "\n\n".join([made, shown])
+    if found["claims"]:
+        return f"{made}\n\n{claims.box(found['claims'])}"
+    numbers = {
+        name: value if np.isscalar(value) else Interval(*value) for name, value in found["numbers"].items()
+    }
+    return f"{made}\n\n{frames.markdown(pd.Series(numbers, name='value').rename_axis('number').to_frame())}"
 
 
-def begin(chapter: str, profile: str, **given: object) -> tuple[SimpleNamespace, Results]:
+def begin(chapter: str, parameters_cell: Mapping[str, object]) -> tuple[Settings, Results]:
     """Check a chapter's parameters before any computing; its settings, and the results to fill.
 
-    Figures are in the book's style from here on.
+    The parameters are those names of the notebook, its `globals()`, that are parameters of the book. Figures
+    are in the book's style from here on.
     """
     figures.set_style()
-    settings = parameters.resolve(chapter, profile, **given)
-    return settings, Results(chapter, settings)
+    # A cell that is run again finds the notebook's later variables, too: the first run has the names.
+    names = _PARAMETERS.setdefault(chapter, [name for name in parameters.ALLOWED if name in parameters_cell])
+    given = {name: parameters_cell[name] for name in names}
+    settings = parameters.resolve(chapter, **given)
+    return settings, Results(settings)
 
 
-def _finite(name: str, *values: ArrayLike) -> None:
-    if not all(np.isfinite(value).all() for value in values):
+def frame(chapter: str, figure: str, profile: str) -> pd.DataFrame:
+    """What a figure of a chapter shows, as that chapter recorded it.
+
+    Raises LookupError where there is no such chapter or figure.
+    """
+    recorded = load_all(profile).get(chapter, {}).get("figures", {})
+    if figure not in recorded:
+        raise LookupError(f"no figure {figure!r} of {chapter!r}: allowed are {', '.join(recorded) or 'none'}")
+    return pd.DataFrame(recorded[figure])
+
+
+def _finite(name: str, *values: float) -> None:
+    if not np.isfinite(values).all():
         raise ValueError(f"{name} has a value that is not finite: allowed are numbers")
 
 

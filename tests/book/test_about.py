@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 
 from icl_book import about
-from icl_book.claims import NOT_REPRODUCED, PARTLY, REPRODUCED
+from icl_book.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from icl_book.parameters import PROFILE_FILE
 
 
@@ -30,7 +30,7 @@ def cells(table):
 
 
 def test_chapters_and_their_settings_by_hand():
-    verdicts = [REPRODUCED, REPRODUCED, PARTLY, NOT_REPRODUCED]
+    verdicts = [REPRODUCED, REPRODUCED, UNDECIDED, NOT_REPRODUCED]
     found = {"01_task": results(59.7), "02_other": results(61.2, verdicts)}
     one, two, total = cells(about.chapters(found))
     assert one == ["1. {doc}`01_task`", "1 min 0 s", "smoke", "3", "cpu", "", "", "", ""]

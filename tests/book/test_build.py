@@ -139,8 +139,8 @@ def test_a_failing_chapter_a_missing_number_or_a_circle_fails_the_build(small_bo
 
     write_chapter(small_book, "02_two")
     with (small_book / "book/01_one.md").open("a") as file:
-        file.write("\nThe risk is {glue:text}`risk:.2f`.\n")
-    assert "risk" in build(small_book, 1).stderr.splitlines()[1]
+        file.write("\nThe risk is {value}`risk:.2f`.\n")
+    assert "value 'risk:.2f': the results of 01_one have no such" in build(small_book, 1).stderr
     assert not (place / "html").exists()
 
     write_chapter(small_book, "01_one")
@@ -257,6 +257,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
     monkeypatch.setattr(chapters, "LOCK", tmp_path / "requirements.lock")
     monkeypatch.setattr(chapters, "BUILD", tmp_path / "build")
+    monkeypatch.setattr(chapters, "CLAIMS", tmp_path / "book/icl_book/claims.toml")
     monkeypatch.setattr(chapters.parameters, "PROFILE_FILE", tmp_path / PROFILES)
     provenance.imported_modules.cache_clear()
     yield tmp_path
@@ -269,6 +270,7 @@ def chapter(code, **more):
 
 TRAINS = chapter("from icl_book import experiments, results\nfrom icl_lib import store")
 SHOWS_CLAIMS = chapter("from icl_book import papers", shows=("book/icl_book/claims.toml",))
+JUDGES = chapter('verdict = {"A1.symmetric": 0.5}')
 
 
 @pytest.mark.parametrize(
@@ -280,17 +282,29 @@ SHOWS_CLAIMS = chapter("from icl_book import papers", shows=("book/icl_book/clai
         ("icl_lib/training.py", "BETA_2, EPSILON = 0.9, ", "BETA_2, EPSILON = 0.8, ", "trains claims"),
         ("icl_lib/circuits.py", "DUMMY = 0.1", "DUMMY = 0.2", ""),
         ("book/icl_book/claims.toml", "At fixed depth more heads", "At one depth more heads", "claims"),
+        (
+            "book/icl_book/claims.toml",
+            'at_most = 0.6\nreason = "a clear',
+            'at_most = 0.7\nreason = "a clear',
+            "claims judges",
+        ),
+        (
+            "book/icl_book/claims.toml",
+            'at_least = 1.25\nreason = "far worse',
+            'at_least = 1.5\nreason = "far worse',
+            "claims",
+        ),
         (PROFILES, "[laptop.04_head_counts]\nseeds = 3", "[laptop.04_head_counts]\nseeds = 4", ""),
         (PROFILES, "[smoke.05_head_importance]\nseeds = 2", "[smoke.05_head_importance]\nseeds = 3", ""),
         ("requirements.lock", "\nruff==", "\nruff==9.", ""),
-        ("requirements.lock", "\ntorch==", "\ntorch==9.", "trains claims"),
+        ("requirements.lock", "\ntorch==", "\ntorch==9.", "trains claims judges"),
     ],
 )
 def test_what_an_edit_makes_stale(project, file, old, new, stale):
-    trains, claims = TRAINS.key("smoke"), SHOWS_CLAIMS.key("smoke")
+    kinds = {"trains": TRAINS, "claims": SHOWS_CLAIMS, "judges": JUDGES}
+    before = {name: one.key("smoke") for name, one in kinds.items()}
     edit(project / file, old, new)
-    assert (TRAINS.key("smoke") != trains) == ("trains" in stale)
-    assert (SHOWS_CLAIMS.key("smoke") != claims) == ("claims" in stale)
+    assert {name for name, one in kinds.items() if one.key("smoke") != before[name]} == set(stale.split())
 
 
 def test_a_chapter_is_stale_when_its_own_settings_code_or_sources_change(project):

@@ -6,7 +6,12 @@ import pytest
 
 from icl_book import ledger
 
-FOUND = {"B10.split": "partly", "A5.ridge": "reproduced", "B2.sum": "reproduced", "A5.ols": "not reproduced"}
+FOUND = {
+    "B10.split": "undecided",
+    "A5.ridge": "reproduced",
+    "B2.sum": "reproduced",
+    "A5.ols": "not reproduced",
+}
 
 
 def results(verdicts):
@@ -30,10 +35,20 @@ def test_the_ledger_has_every_test_in_the_order_of_the_claims(committed):
 
 
 def test_what_differs_is_named(committed):
-    now = FOUND | {"A5.ridge": "partly", "B7.new": "reproduced"}
+    now = FOUND | {"A5.ridge": "undecided", "B7.new": "reproduced"}
     del now["B2.sum"]
     assert ledger.differences(results(now)) == [
-        "A5.ridge: partly, and book/verdicts.toml has reproduced",
+        "A5.ridge: undecided, and book/verdicts.toml has reproduced",
         "B2.sum: no test of it, and book/verdicts.toml has reproduced",
         "B7.new: reproduced, and book/verdicts.toml has none",
     ]
+
+
+def test_a_sentence_that_is_no_longer_true_is_named():
+    found = {"04_one": {"sentences": {"more is better": True, "it saturates": False}}, "05_two": {}}
+    assert ledger.untrue(found) == ["04_one: no longer true: it saturates"]
+
+
+def test_without_a_checkout_there_are_no_committed_verdicts(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "home", lambda: tmp_path)
+    assert ledger.committed() == {}

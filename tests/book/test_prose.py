@@ -20,6 +20,7 @@ def commands() -> list[tuple[str, str]]:
     """Every `make chapter` of the book and the README: page, command."""
     texts = PAGES | {"README": (ROOT / "README.md").read_text()}
     pattern = r"^ *(make chapter .*)$|`(make chapter [^`]*)`"
+    texts = {name: re.sub(r"\\\n\s*", "", text) for name, text in texts.items()}  # a line may go on
     found = [(name, a or b) for name, text in texts.items() for a, b in re.findall(pattern, text, re.M)]
     return [(name, command) for name, command in found if "CHAPTER=..." not in command]
 

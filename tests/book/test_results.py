@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from icl_book import parameters, provenance, results
 from icl_book.chapters import load_chapters
-from icl_book.claims import Criterion
 from icl_lib.evaluation import Interval
 
 
@@ -51,91 +53,148 @@ def test_profile_decides_what_is_none_and_the_rest_of_a_table(tmp_path, monkeypa
     assert smoke.seeds < laptop.seeds
     run = parameters.resolve("04_head_counts", "smoke", positive={"sigma": 1.0})
     rest = parameters.resolve("04_head_counts", "smoke", positive=None)
-    assert run.positive == rest.positive | {"sigma": 1.0}
+    assert run.positive == replace(rest.positive, sigma=1.0)
+    assert run.positive.given()["layers"] == rest.positive.layers
+    assert "curriculum_mean" not in run.positive.given()
     file = tmp_path / "profiles.toml"  # in which a chapter's table wins
     file.write_text("[smoke.all]\nseeds = 3\nn = 7\n[smoke.01_task]\nseeds = 5\n")
     monkeypatch.setattr(parameters, "PROFILE_FILE", file)
-    assert vars(parameters.resolve("01_task", "smoke", seeds=None, n=None))["seeds"] == 5
+    assert parameters.resolve("01_task", "smoke", seeds=None, n=None).seeds == 5
     assert parameters.resolve("02_other", "smoke", seeds=None).seeds == 3
     with pytest.raises(ValueError, match="d = None: profile 'smoke' sets no value for it in 01_task"):
         parameters.resolve("01_task", "smoke", d=None)
 
 
+def test_a_table_lacks_nothing(tmp_path, monkeypatch):
+    file = tmp_path / "profiles.toml"
+    file.write_text("[smoke.all]\none_layer = { d = 3 }\n")
+    monkeypatch.setattr(parameters, "PROFILE_FILE", file)
+    with pytest.raises(ValueError, match="one_layer lacks noise, n, steps, keep_every, batch, lr: allowed"):
+        parameters.resolve("10_any", "smoke", one_layer=None)
+
+
+def test_settings_name_what_they_have_and_show_it():
+    run = parameters.resolve("01_task", "smoke", seeds=None, d=5, positive={"sigma": 1.0})
+    with pytest.raises(AttributeError, match="no parameter 'sigma': allowed are seeds, d, positive"):
+        run.sigma  # noqa: B018
+    assert run.plain()["positive"]["sigma"] == 1.0
+    lines = run._repr_markdown_().splitlines()
+    assert lines[0] == "| parameter | value, profile `smoke` |"
+    assert lines[3] == "| `d` | 5 |"
+    assert "sigma = 1.0" in lines[4]
+
+
 @pytest.mark.parametrize("name", load_chapters())
 def test_every_chapter_has_known_parameters_with_values_in_every_profile(name):
-    cells = load_chapters()[name].notebook().cells
-    cell = next(cell for cell in cells if "parameters" in cell.metadata.get("tags", []))
-    defaults: dict = {}
-    exec(cell.source, defaults)  # a cell of plain assignments
-    del defaults["__builtins__"]
+    defaults = load_chapters()[name].parameters()
     assert defaults.pop("profile") == "laptop"
     for profile in parameters.PROFILES:
         settings = parameters.resolve(name, profile, **defaults)
-        assert None not in vars(settings).values()
+        assert settings.values.keys() == defaults.keys()
+        assert None not in settings.values.values()
 
 
-TEST, VALUE = Criterion("A5.x", "ratio", "<=", 1.0, "why"), Interval(0.5, 0.4, 0.6)
+def test_a_settings_cell_can_be_run_again(monkeypatch):
+    monkeypatch.setattr(results, "_PARAMETERS", {})
+    notebook = {"profile": "smoke", "d": 5}
+    first, _ = results.begin("01_task", notebook)
+    again, _ = results.begin("01_task", notebook | {"n": [8, 16], "sigma": "later"})
+    assert first == again
 
 
 @pytest.fixture
 def record(tmp_path, monkeypatch):
     monkeypatch.setenv("ICL_RESULTS", str(tmp_path))
-    return results.begin("01_task", "smoke", seeds=None, d=5)[1]
+    monkeypatch.setattr(results, "_PARAMETERS", {})
+    return results.begin("01_task", {"profile": "smoke", "seeds": None, "d": 5, "np": math, "_x": 1})[1]
 
 
-def test_the_file_holds_what_was_recorded(record, tmp_path):
-    interval = record.series("risk", [1, 2], [[1.0, 3.0], [3.0, 5.0]])
-    assert interval.mean.tolist() == [2.0, 4.0]
-    record.number("gain", 2.5)
-    record.line("ridge", [1, 2], [4.0, 2.0])
-    record.interval("ratio", VALUE)
-    assert record.claim(TEST, VALUE) == "A5.x: reproduced, 0.5 [0.4, 0.6], bar <= 1"
+def test_a_series_is_quoted_by_the_parts_of_its_keys(record, tmp_path):
+    two = pd.Series([2.5, 3.5], pd.MultiIndex.from_tuples([("positive", 4), ("symmetric", 8)]))
+    record.quote(gain=two, ratio=pd.Series({"all": Interval(0.5, 0.4, 0.6)}))
+    record.save()
+    numbers = json.loads((tmp_path / "01_task.json").read_text())["numbers"]
+    assert numbers == {"gain_positive_4": 2.5, "gain_symmetric_8": 3.5, "ratio_all": [0.5, 0.4, 0.6]}
+    with pytest.raises(ValueError, match="'ratio_all' is recorded already"):
+        record.quote(ratio=pd.Series({"all": 1.0}))
+
+
+def test_the_file_holds_what_was_recorded(record, tmp_path, monkeypatch):
+    frame = pd.DataFrame({"n": [7, 11], "seed": pd.array([0, None], dtype="Int64"), "risk": [0.5, math.nan]})
+    record.figure("fig-risk", frame, pd.DataFrame({"n": [13], "method": ["ridge"]}))
+    record.quote(gain=pd.Series({"all": 2.5}), ratio=Interval(0.5, 0.4, 0.6))
+    record.holds("more is better", np.bool_(True))
+    shown = record.judge({"A1.symmetric": [0.25, 0.25], "B7.fate": Interval(0.8, 0.7, 0.9)})
+    assert "**A1.symmetric** risk of most heads" in shown.data
     record.save()
     (path,) = tmp_path.iterdir()
     contents = json.loads(path.read_text())
     assert path.name == "01_task.json"
     assert contents["parameters"] == {"profile": "smoke", "seeds": 3, "d": 5}
-    series, line = contents["series"]
-    assert line == {"name": "ridge", "x": [1, 2], "mean": [4.0, 2.0]}
-    assert series.keys() == {"name", "x", "values", "mean", "low", "high"}
-    assert series["values"] == [[1.0, 3.0], [3.0, 5.0]]
-    assert contents["numbers"] == {"gain": 2.5, "ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6}
-    test = {"id": "A5.x", "claim": "A5", "metric": "ratio", "sense": "<=", "threshold": 1.0, "reason": "why"}
-    found = {"value": 0.5, "interval": [0.4, 0.6], "interval_kind": "95% interval over seeds"}
-    assert contents["claims"] == [test | found | {"verdict": "reproduced"}]
+    assert contents["numbers"] == {"gain_all": 2.5, "ratio": [0.5, 0.4, 0.6]}
+    assert contents["sentences"] == {"more is better": True}
+    assert contents["figures"]["fig-risk"] == {
+        "n": [7, 11, 13],
+        "seed": [0, None, None],
+        "risk": [0.5, None, None],
+        "method": [None, None, "ridge"],
+    }
+    ratio, share = contents["claims"]
+    assert (ratio["id"], ratio["claim"], ratio["verdict"]) == ("A1.symmetric", "A1", "reproduced")
+    assert (ratio["sense"], ratio["threshold"], ratio["seeds"]) == ("<=", 0.6, [0.25, 0.25])
+    assert [ratio["value"], *ratio["interval"]] == pytest.approx([0.25] * 3)
+    assert share["interval_kind"] == "95% Wilson interval over trainings"
     provenance = {"commit", "library", "settings", "seeds", "versions", "device", "seconds", "command"}
     assert contents["provenance"].keys() == provenance
     assert contents["provenance"]["command"].startswith("make chapter CHAPTER=01_task ARGS=")
+    monkeypatch.setattr(results, "folder", lambda profile: tmp_path)
+    again = results.frame("01_task", "fig-risk", "smoke")
+    assert again.n.tolist() == [7, 11, 13]
+    with pytest.raises(LookupError, match="no figure 'fig-x' of '01_task': allowed are fig-risk"):
+        results.frame("01_task", "fig-x", "smoke")
+
+
+def test_no_interval_leaves_the_range_of_its_quantity(record):
+    """Of 0.1, 0.2 and 0.95 the t interval is 0.417 +- 1.15; an effective number over H is from 0 to 1."""
+    record.judge({"A2.first-positive": [0.1, 0.2, 0.95]})
+    test = record._tests["A2.first-positive"]
+    assert test["interval"] == [0.0, 1.0]
+    assert test["value"] == pytest.approx(1.25 / 3)
+    record.judge({"A7.A2-later": Interval(3.0, 0.5, 7.0)}, kind="of the worst setting")
+    assert record._tests["A7.A2-later"]["interval"] == [1.0, 7.0]
+    assert record._tests["A7.A2-later"]["interval_kind"] == "of the worst setting"
 
 
 @pytest.mark.parametrize(
     ("method", "arguments", "message"),
     [
-        ("number", ("gain", 3.0), "'gain' is recorded already"),
-        ("series", ("risk", [1, 2, 3], [[1.0, 3.0], [3.0, 5.0]]), r"values \(2, 2\) do not fit x \(3,\)"),
-        ("number", ("loss", math.nan), "loss has a value that is not finite"),
-        ("series", ("risk", [1, 2], [[1.0, 3.0], [3.0, math.inf]]), "risk has a value that is not finite"),
-        ("claim", (TEST, Interval(0.5, math.nan, 0.6)), r"A5\.x has a value that is not finite"),
+        ("quote", dict(gain=3.0), "'gain' is recorded already"),
+        ("quote", dict(loss=math.nan), "loss has a value that is not finite"),
+        ("judge", dict(values={"A1.ridge": [0.5, math.inf]}), r"A1\.ridge has a value that is not finite"),
+        ("judge", dict(values={"A1.ridge": Interval(0.5, math.nan, 0.6)}), r"A1\.ridge has a value that"),
+        ("figure", dict(name="fig-empty"), "fig-empty shows nothing: allowed are frames with rows"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_by_name(record, method, arguments, message):
-    record.number("gain", 2.5)
+    record.quote(gain=2.5)
+    arguments = dict(arguments)
+    empty = [arguments.pop("name"), pd.DataFrame({"x": []})] if method == "figure" else []
     with pytest.raises(ValueError, match=message):
-        getattr(record, method)(*arguments)
+        getattr(record, method)(*empty, **arguments)
 
 
 def test_results_of_the_paper_profile_or_a_place_for_them(record, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "home", lambda: tmp_path)
     assert "make paper-profile" in results.paper_profile("01_task")
-    record.claim(TEST, VALUE)
+    record.judge({"A1.ridge": Interval(0.5, 0.4, 0.6)})
     record.save()
     path = provenance.paper_file("01_task")
     path.parent.mkdir(parents=True)
     (tmp_path / "01_task.json").rename(path)
     shown = results.paper_profile("01_task")
     assert "3 seeds, on " in shown
-    assert "| A5.x | ratio | 0.5 [0.4,\N{NO-BREAK SPACE}0.6] | ≤\N{NO-BREAK SPACE}1 | <span" in shown
-    assert shown.endswith("\N{NO-BREAK SPACE}reproduced |")
+    assert "**A1.ridge** risk of most heads / ridge's, random signs, curriculum | 0.5 [0.4," in shown
     contents = json.loads(path.read_text())
-    path.write_text(json.dumps(contents | {"claims": [], "numbers": {"gain": 2.5}}))
+    path.write_text(json.dumps(contents | {"claims": [], "numbers": {"gain": 2.5, "ratio": [3, 2, 4]}}))
     assert "| gain | 2.5 |" in results.paper_profile("01_task")
+    assert "| ratio | 3 [2,\N{NO-BREAK SPACE}4] |" in results.paper_profile("01_task")

@@ -49,7 +49,9 @@ CUT_OFF = """async () => {
   }
   const formulas = [...document.querySelectorAll("div.math mjx-container")]
     .filter((place) => place.scrollWidth > place.clientWidth + 1).map((place) => place.parentElement.id);
-  return { page: document.documentElement.scrollWidth, elements: found.slice(0, 5), formulas };
+  const listings = [...document.querySelectorAll("div.highlight pre")]
+    .filter((code) => code.scrollWidth > code.clientWidth + 1).map((code) => code.textContent.slice(0, 200));
+  return { page: document.documentElement.scrollWidth, elements: found.slice(0, 5), formulas, listings };
 }"""
 
 

@@ -139,8 +139,9 @@ def test_nothing_sticks_out_sideways(seen, width):
     found = seen.sideways(width)
     assert found["elements"] == [], f"{seen} at {width} px"
     assert found["page"] <= width, f"{seen} at {width} px"
-    if width == max(WIDTHS):  # on a phone a long formula scrolls in its box
+    if width == max(WIDTHS):  # on a phone a long formula or line of code scrolls in its box
         assert found["formulas"] == [], f"{seen} at {width} px"
+        assert found["listings"] == [], f"{seen} at {width} px"
 
 
 def test_the_page_is_small(seen, pages):

@@ -10,7 +10,13 @@ import torch
 from scipy.optimize import approx_fprime
 
 from icl_book.studies import anisotropic
-from icl_book.studies.anisotropic import best_preconditioner, best_scale, preconditioned_gd, preconditioner
+from icl_book.studies.anisotropic import (
+    best_preconditioner,
+    best_scale,
+    preconditioned_gd,
+    preconditioner,
+    shrinkage,
+)
 from icl_lib import circuits
 from icl_lib.constructions import heads_on_pattern
 from icl_lib.estimators import debiased_gd
@@ -44,17 +50,21 @@ def test_two_opposite_heads_of_small_omega_precondition(generator):
 
 
 def test_best_preconditioner():
-    rho = Task(D, D, rho=0.5).covariance(dtype=torch.float64).numpy()
+    task = Task(D, D, sigma=math.sqrt(NOISE), rho=0.5)
+    Sigma = task.covariance(dtype=torch.float64).numpy()
     isotropic = circuits.best_two_heads(0, D, 40, NOISE) * np.eye(D)
-    np.testing.assert_allclose(best_preconditioner(np.eye(D), 40, NOISE), isotropic)
-    np.testing.assert_allclose(best_preconditioner(rho, 10**9, 0.0), np.linalg.inv(rho), atol=1e-6)
+    np.testing.assert_allclose(best_preconditioner(replace(task, rho=0.0), 40), isotropic)
+    long = best_preconditioner(replace(task, sigma=0.0), 10**9)
+    np.testing.assert_allclose(long, np.linalg.inv(Sigma), atol=1e-6)
+    c = (np.trace(Sigma) / D + NOISE) * D / 40
+    assert shrinkage(task, 40) == pytest.approx(c)
 
     def loss(flat):
-        P, c = flat.reshape(D, D), (np.trace(rho) / D + NOISE) / 40
-        rest = np.eye(D) - rho @ P
-        return np.trace(rest @ rho @ rest.T) / D + c * np.trace(rho @ P.T @ rho @ P)
+        P = flat.reshape(D, D)
+        rest = np.eye(D) - Sigma @ P
+        return np.trace(rest @ Sigma @ rest.T) / D + c / D * np.trace(Sigma @ P.T @ Sigma @ P)
 
-    gradient = approx_fprime(best_preconditioner(rho, 40, NOISE).flatten(), loss, 1e-7)
+    gradient = approx_fprime(best_preconditioner(task, 40).numpy().flatten(), loss, 1e-7)
     np.testing.assert_allclose(gradient, 0, atol=1e-6)
 
 
@@ -64,8 +74,7 @@ def test_it_is_exactly_the_best_matrix_of_debiased_gradient_descent():
     drawn = task.sample(100_000, 20, seed=seeded("best matrix"), dtype=torch.float64)
     direction = debiased_gd(drawn.x, drawn.y, 0.5, 1.0)
     best = torch.linalg.lstsq(direction, drawn.w).solution.numpy()
-    expected = best_preconditioner(task.covariance(dtype=torch.float64).numpy(), 20, NOISE)
-    np.testing.assert_allclose(best, expected, atol=0.02)
+    np.testing.assert_allclose(best, best_preconditioner(task, 20), atol=0.02)
 
 
 def test_closeness_by_hand():

@@ -1,48 +1,58 @@
 """Paper B's predictors: against sums by hand, exact losses against many prompts, limits against large d."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from settings import PAPER_B
+from sources import functions
 
 from icl_book import paper_b, published
+from icl_book.frames import pick
 from icl_book.studies import debiased
 from icl_lib import circuits, estimators
 from icl_lib.evaluation import loss
 from icl_lib.tasks import Task, evaluation_prompts, seeded
-from icl_lib.training import run
+from icl_lib.training import Runs, run
 
 D, L, NOISE = 3, 7, 0.2
 TASK = Task(D, D, sigma=math.sqrt(NOISE), scale=1 / math.sqrt(D))
+CHAPTER = functions("11_debiased_gd", np=np, circuits=circuits, d=D, noise=NOISE)
 
 
 def test_heads_have_what_was_asked_for_and_as_many_alike_stand_for_them():
     omega, mu = [[0.2, -0.2], [0.1, 0.4], [0.3, -0.1]], [[3.0, -3.0], [1.0, 3.0], [2.0, 5.0]]
-    made = [debiased.heads(*each, 5) for each in zip(omega, mu, strict=True)]
+    made = [debiased.heads(*each, D) for each in zip(omega, mu, strict=True)]
     kq = torch.stack([model.kq(weights) for model, weights in made])
     ov = torch.stack([model.ov(weights) for model, weights in made])
-    np.testing.assert_allclose(circuits.omega(kq, 5), omega)
+    np.testing.assert_allclose(circuits.omega(kq, D), omega)
     np.testing.assert_allclose(circuits.mu(ov), mu)
-    sizes, strength = debiased.alike(kq, ov, 5, 2)
-    np.testing.assert_allclose(sizes, [0.2, 0.325, 1.1 / 7])
-    np.testing.assert_allclose(strength, [3, 2, 3.5])
+    (trained,) = run(paper_b.training(PAPER_B, 2), 1)
+    layers = {2: Runs(replace(trained, weights=weights) for _, weights in made)}
+    placed = functions("11_debiased_gd", circuits=circuits, d=D, layers=layers)["placed"]
+    stand_in = placed(2, [0, 2, 1], 2)
+    assert stand_in["seed"] == [0, 2, 1]
+    np.testing.assert_allclose(stand_in["omega"], [0.2, 1.1 / 7, 0.325], rtol=1e-6)
+    np.testing.assert_allclose(stand_in["mu"], [3, 3.5, 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("step", [0.5, 0.9])
 @pytest.mark.parametrize("length", [4, 11])
 def test_exact_losses_against_many_prompts(step, length):
     drawn = TASK.sample(100_000, length, seed=seeded("exact"), dtype=torch.float64)
-    for name in ("gradient_step", "debiased_step"):
-        exact = getattr(debiased, f"{name}_loss")(step, D, length, NOISE)
-        assert loss(getattr(debiased, name)(step), TASK, drawn) == pytest.approx(exact, rel=0.015)
+    plain, centred = (
+        loss(make(step), TASK, drawn) for make in (debiased.gradient_step, debiased.debiased_step)
+    )
+    assert plain == pytest.approx(debiased.gradient_step_loss(step, D, length, NOISE), rel=0.015)
+    assert centred == pytest.approx(CHAPTER["debiased_loss"](step, length), rel=0.015)
 
 
 def test_the_best_step_of_debiased_gradient_descent_is_exact():
     best = circuits.best_two_heads(0, D, L, NOISE)
-    at = [debiased.debiased_step_loss(step, D, L, NOISE) for step in (best - 1e-3, best, best + 1e-3)]
+    at = [CHAPTER["debiased_loss"](step, L) for step in (best - 1e-3, best, best + 1e-3)]
     assert at[1] < at[0] == pytest.approx(at[2], rel=1e-9)
 
 
@@ -51,11 +61,12 @@ def test_limits_against_a_large_problem():
     task = Task(d, d, sigma=math.sqrt(NOISE), scale=1 / math.sqrt(d))
     drawn = task.sample(30, length, seed=seeded("limit"), dtype=torch.float64)
     bayes = loss(estimators.at_best(estimators.ridge, task, 40), task, drawn) - NOISE
-    assert bayes == pytest.approx(debiased.bayes_excess(d / length, NOISE), rel=0.03)
+    assert bayes == pytest.approx(CHAPTER["bayes_excess"](d / length), rel=0.03)
     d, length = 10**5, 4 * 10**5
     step = circuits.best_two_heads(0, d, length, NOISE)
-    excess = debiased.debiased_step_loss(step, d, length, NOISE) - NOISE
-    assert excess == pytest.approx(debiased.debiased_excess(0.25, NOISE), rel=1e-4)
+    large = functions("11_debiased_gd", d=d, noise=NOISE)["debiased_loss"]
+    excess = large(step, length) - NOISE
+    assert excess == pytest.approx(CHAPTER["debiased_excess"](0.25), rel=1e-4)
 
 
 def test_the_papers_predictors():
@@ -76,22 +87,31 @@ def test_the_papers_predictors():
 
 def test_losses_are_those_on_each_seeds_prompts():
     made = debiased.paper_b(0.1, 4.0, TASK, L)
-    found = debiased.losses(made, TASK, 5, 2, 11, 3)
-    at_queries = debiased.losses(made, TASK, 5, 2, 11, 3, exact=False)
+    frame = debiased.measure(made, TASK, [4, 5], 2, 11, 3)
+    assert frame.columns.tolist() == ["predictor", "seed", "n", "loss"]
+    assert len(frame) == 2 * 2 * len(made)
     drawn = evaluation_prompts(TASK, 5, 11, 1, 3)
-    by_model = loss(made["two heads"](5), TASK, drawn)
-    assert found["two heads"][1] == at_queries["two heads"][1] == pytest.approx(by_model)
-    assert found["GD"][1] == pytest.approx(loss(made["GD"](5), TASK, drawn))
-    assert at_queries["GD"][1] == pytest.approx(loss(made["GD"](5), TASK, drawn, exact=False))
+    by_model, by_gd = loss(made["two heads"](5), TASK, drawn), loss(made["GD"](5), TASK, drawn)
+    assert pick(frame, "loss", predictor="two heads", n=5)[1] == pytest.approx(by_model)
+    assert pick(frame, "loss", predictor="GD", n=5)[1] == pytest.approx(by_gd)
+    at_queries = debiased.measure(made, TASK, 5, 2, 11, 3, exact=False)
+    assert pick(at_queries, "loss", predictor="two heads")[1] == pytest.approx(by_model)
+    by_gd = loss(made["GD"](5), TASK, drawn, exact=False)
+    assert pick(at_queries, "loss", predictor="GD")[1] == pytest.approx(by_gd)
+    at_five = debiased.measure(made, TASK, 5, 2, 11, 3)  # one length
+    assert pick(at_five, "loss", predictor="GD").tolist() == pick(frame, "loss", predictor="GD", n=5).tolist()
 
 
-def test_trained_losses_are_on_the_prompts_of_each_models_seed():
+def test_trained_models_are_compared_on_the_prompts_of_their_own_seeds():
     models = run(paper_b.training(PAPER_B, 2), 2)
-    found = debiased.trained_losses(models, [4, 9], 13, 3)
-    assert found.shape == (2, 2)
+    frame = debiased.compare(models, [4, 9], 13, 3)
+    assert frame.groupby(["seed", "n"]).size().tolist() == [39] * 4
     weights = {name: weight.double() for name, weight in models[1].weights.items()}
-    alone = debiased.losses({"one": lambda _: (models[1].settings.model, weights)}, TASK, 9, 2, 13, 3)
-    assert found[1, 1] == pytest.approx(alone["one"][1])
+    drawn = evaluation_prompts(TASK, 9, 13, 1, 3)
+    alone = debiased.predictions(models[1].settings.model, weights, drawn)
+    second = frame[(frame.seed == 1) & (frame.n == 9)]
+    for name, values in alone._asdict().items():
+        np.testing.assert_allclose(second[name], values.flatten())
 
 
 def test_predictions_of_heads_on_the_pattern():

@@ -3,13 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from icl_book.studies import plateau
 from icl_lib.constructions import preprocess_then_optimize_transformer
-from icl_lib.tasks import Prompts, Task, gram
-from icl_lib.training import Trained, Training
+from icl_lib.tasks import Prompts, Task, gram, seeded
+from icl_lib.training import Runs, Trained, Training, run
 from icl_lib.transformer import Transformer
 
 TASK = Task(3, 2, sigma=0.5, weights="half-normal")
@@ -118,19 +119,42 @@ def test_landscape_is_made_of_its_parts(extended, weights, prompts):
     trained, grid = Trained(SETTINGS, 0, weights, weights, {}, {}, 0), (-0.1, 0.0, 0.2)
     found = plateau.landscape(trained, prompts, grid)  # of 17 prompts 1% are none
     loss = plateau.curve(SETTINGS, extended, prompts, grid).mean(-1)
+    assert found.epsilon == list(grid)
     np.testing.assert_allclose(found.change, loss - loss[1], atol=1e-12)
     assert (found.slope, found.curvature) == plateau.slope_and_curvature(SETTINGS, extended, prompts)
     assert found.curvature_all == found.curvature
     assert (found.gradient, found.error) == plateau.gradient_norm(SETTINGS, extended, prompts)
 
 
-def test_effective_heads_of_the_kept_weights(generator):
+def test_landscapes_are_those_of_the_models_on_prompts_of_their_own():
+    settings, grid = replace(SETTINGS, steps=3, batch=2), (-0.1, 0.0)
+    runs, symmetric = run(settings, (4, 1)), replace(TASK, weights="gaussian")
+    frame = plateau.landscapes({"a": runs}, "law", grid, 19, apart=True, weights="gaussian")
+    assert list(frame.columns) == ["law", "seed", *plateau.Landscape._fields]
+    for row, model in zip(frame.itertuples(index=False, name=None), runs, strict=True):
+        drawn = symmetric.sample(19, settings.n, seeded(model.seed, "plateau"), dtype=torch.float64)
+        assert row == ("a", model.seed, *plateau.landscape(model, drawn, grid, apart=True))
+
+
+def test_histories_have_a_row_a_look():
+    settings = replace(SETTINGS, steps=5, batch=2, evaluate_every=2, evaluate_prompts=7)
+    runs = run(settings, (4, 1))
+    frame = plateau.histories({("a", 3): runs}, ["law", "H"])
+    assert list(frame.columns) == ["law", "H", "seed", "step", "risk"]
+    assert frame.step.tolist() == 2 * [2, 4, 5]
+    assert frame.seed.tolist() == 3 * [4] + 3 * [1]
+    assert frame.risk.tolist() == [risk for model in runs for risk in model.history["risk"].tolist()]
+    assert set(zip(frame.law, frame.H, strict=True)) == {("a", 3)}
+
+
+def test_effective_heads_of_the_kept_weights():
     model, weights = preprocess_then_optimize_transformer(3, 3, 0.1)
-    prompts = Task(3, 1).sample(500, 13, seed=generator, dtype=torch.float64)
     one = weights | {"W_O.0": weights["W_O.0"] * torch.tensor([1.0, 0.0, 0.0])[:, None, None]}
-    kept = {name: torch.stack([one[name], weights[name], one[name]]) for name in weights}
-    trained = Trained(Training(task=Task(3, 1), model=model, n=13), 0, weights, weights, {}, kept, 0)
-    every, single = plateau.effective_heads(trained, prompts)
+    kept = {name: torch.stack([one[name], weights[name], one[name]]).float() for name in weights}
+    settings = Training(task=Task(3, 1), model=model, n=13, keep_every=20)
+    frame = plateau.effective_heads(Runs([Trained(settings, 5, weights, weights, {}, kept, 0)]), 13, 500)
+    assert frame[["seed", "step"]].values.tolist() == [[5, 20], [5, 40]]
+    every, single = frame.effective
     assert 2.5 < every <= 3
     assert single == pytest.approx(1)
 
@@ -141,14 +165,18 @@ def test_too_narrow_a_stream_is_refused(generator):
         plateau.with_preprocessing_heads(model, model.init(generator))
 
 
-def test_a_plateau_is_left_when_the_risk_stays_below_and_the_share_on_it_has_exact_intervals():
-    assert plateau.leaving_look([1, 0.8, 1, 0.85, 0.7], level=1) == 3  # the dip before is not leaving
-    assert plateau.leaving_look([0.5, 0.5], level=1) == 0
-    assert plateau.leaving_look([1, 0.95, 0.91], level=1) is None
-    assert plateau.leaving_look([0.5, np.nan], level=1) is None
-    assert plateau.leaving_look([1.6, 1.4], level=2, share=0.75) == 1
-    share = plateau.still_on([0, 2, None, None], looks=4)
-    np.testing.assert_array_equal(share.mean, [0.75, 0.75, 0.5, 0.5])
-    everyone = plateau.still_on([None, None], looks=1)
-    assert everyone.high[0] == 1
-    assert everyone.low[0] == pytest.approx(np.sqrt(0.025))  # p^2 = 2.5%
+def test_values_stay_below_a_mark_from_the_last_that_is_not_on():
+    def stays(values, mark):
+        return plateau.stays_below(pd.Series(values), mark).tolist()
+
+    assert stays([1, 0.8, 1, 0.85, 0.7], 0.9) == [False, False, False, True, True]  # the dip does not stay
+    assert stays([0.5, 0.5], 0.9) == [True, True]
+    assert stays([1, 0.95, 0.91], 0.9) == [False, False, False]
+    assert stays([0.5, np.nan], 0.9) == [False, False]
+
+
+def test_a_share_has_its_exact_interval():
+    assert plateau.exact_share([1, 0, 1, 1]).mean == 0.75
+    everyone = plateau.exact_share([1, 1])
+    assert everyone.high == 1
+    assert everyone.low == pytest.approx(np.sqrt(0.025))  # p^2 = 2.5%

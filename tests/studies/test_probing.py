@@ -1,5 +1,7 @@
 """Probes of features: exact on the construction; descents that must agree with known ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from icl_book.studies import probing
 from icl_lib import estimators
 from icl_lib.constructions import preprocess_then_optimize_transformer
 from icl_lib.tasks import Task, gram
-from icl_lib.training import Training
+from icl_lib.training import Runs, Trained, Training
 from icl_lib.transformer import Transformer
 
 TASK = Task(5, 2)
@@ -100,15 +102,60 @@ def test_products_are_the_part_of_the_features_that_is_linear_in_r(generator):
             assert added.norm().item() == pytest.approx(found[head, i, j].item())
 
 
+def of_construction(task, sigma):
+    """The construction for a task, as if it were trained."""
+    model, weights = preprocess_then_optimize_transformer(task.d, 1, sigma)
+    settings = Training(task, model, n=(7, 13))
+    return Runs([Trained(settings, 4, weights, last=weights, history={}, kept={}, skipped=0)])
+
+
 def test_layers_of_the_construction_follow_their_algorithm():
     # With a small step the constant one and that of the prompt have the same direction after one step.
-    model, weights = preprocess_then_optimize_transformer(5, 1, 1e-6)
-    found = probing.followed(model, weights, TASK, 13, 50)
+    runs = of_construction(TASK, 1e-6)
+    frame = probing.followed(runs, 13, 50)
+    assert set(frame.seed) == {4}
+    assert set(frame.layer) == {1, 2}
+    found = {algorithm: rows.sort_values("layer").distance for algorithm, rows in frame.groupby("algorithm")}
     others = {"gradient descent", "preconditioned descent", "ridge", "Bayes"}
     assert found.keys() == others | {"preprocess-then-optimize"}
     assert found["preprocess-then-optimize"].tolist() == pytest.approx([1, 0], abs=1e-9)
-    assert all(found[name][1] > 0.01 for name in others)
-    assert "Bayes" not in probing.followed(model, weights, Task(5, 2, weights="half-normal"), 13, 50)
+    assert all(found[name].iloc[1] > 0.01 for name in others)
+    without = probing.followed(of_construction(Task(5, 2, weights="half-normal"), 1e-6), 13, 50)
+    assert "Bayes" not in without.algorithm.unique()
+
+
+def test_descents_on_features_are_those_of_each_model(generator):
+    runs, steps = of_construction(TASK, 0.1), [1, 3]
+    other = Transformer(5, (2, 3), 7, 3, init_scale=1.0)
+    weights = other.init(generator, torch.float64)
+    control = Runs([replace(runs[0], settings=Training(TASK, other), seed=1, weights=weights)])
+    drawn = TASK.sample(20, 13, seed=generator, dtype=torch.float64)
+    frame = probing.descents(runs, control, drawn, steps)
+    whole, one = (probing.feature_map(m.settings.model, m.weights, drawn) for m in (runs[0], control[0]))
+    ideal = estimators.preprocess_then_optimize(drawn.x, drawn.y, steps)
+    expected = {
+        "gradient descent": estimators.gradient_descent(drawn.x, drawn.y, steps),
+        "preprocess-then-optimize": ideal,
+        "probed": ideal,  # the construction's features hold the ideal ones
+        "whole": probing.descent_on(whole, drawn.x, drawn.y, steps),
+        "control": probing.descent_on(one, drawn.x, drawn.y, steps),
+    }
+    assert set(frame.seed) == {4}
+    assert set(frame.method) == {*expected, "trained"}
+    own = runs[0].excess_risk(TASK, drawn).mean().item()
+    assert frame[frame.method == "trained"].risk.tolist() == pytest.approx([own, own])
+    for method, w_hat in expected.items():
+        rows = frame[frame.method == method]
+        assert rows["T"].tolist() == steps
+        risk = TASK.excess_risk(w_hat, drawn.w).mean(-1)  # nothing to trim
+        assert rows.risk.tolist() == pytest.approx(risk.tolist())
+
+
+def test_explained_is_all_for_the_construction_and_little_for_raw_covariates():
+    found = probing.explained(of_construction(TASK, 0.1))
+    assert found.seed.tolist() == [4]
+    assert found[["r2", "white"]].to_numpy() == pytest.approx(1, abs=1e-9)
+    assert abs(found.raw.item()) < 0.1  # E[r] = 0: no fixed map gives R x
 
 
 def test_probe_prompts_are_two_sets_of_the_lengths_of_training():
@@ -124,5 +171,7 @@ def test_whitened_prompts_have_covariance_one(prompts):
     torch.testing.assert_close(S, torch.eye(5, dtype=torch.float64).expand_as(S))
     noise, same = (p.y - (p.x @ p.w[..., None])[..., 0] for p in (prompts, white))
     torch.testing.assert_close(same, noise)
+    with pytest.raises(ValueError, match=r"whitened = [34]: allowed is an integer >= 5"):
+        probing.whitened(TASK.sample(2, (3, 9), seed=torch.Generator().manual_seed(1)))
     # The symmetric root: white prompts stay as they are.
     torch.testing.assert_close(probing.whitened(white).x, white.x)

@@ -1,5 +1,7 @@
 """Pruned versions: which heads they keep, what is fitted anew, how close they come."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,8 +37,6 @@ def test_versions_are_the_masked_model_and_refitting_changes_what_it_says(models
     made = pruning.versions(models, 7)
     heads = {version: model.heads for version, (model, _) in made.items()}
     assert heads == {"full": (3, 2), "pruned": (3, 1), "single": (1, 1)}
-    found = experiments.risks_of(*made["full"], models[0].settings.task, [5, 9], 30)
-    np.testing.assert_allclose(found, experiments.risks(models, [5, 9], 30))
     small, weights = made["pruned"]
     for one, pruned in zip(models, weights, strict=True):
         big = one.settings.model
@@ -44,16 +44,30 @@ def test_versions_are_the_masked_model_and_refitting_changes_what_it_says(models
         found = small.effective_weights(pruned, gram(prompts))
         candidates = [big.effective_weights(weights, gram(prompts)) for weights in masked]
         assert any(torch.allclose(found, candidate, atol=1e-5) for candidate in candidates)
-    refitted = {what: pruning.refit(models, small, weights, what, 30) for what in pruning.REFITS}
+    fitted = pruning.smaller(models, 7)
+    assert set(fitted) == {(refit, version) for refit in ("nothing", "read-out") for version in made}
+    risk = experiments.measure({"made": fitted["nothing", "full"], "whole": models}, "models", [5, 9], 30)
+    found, expected = (risk[risk.models == name].risk for name in ("made", "whole"))
+    np.testing.assert_allclose(found, expected)
+    cut = pruning.again(models.settings, (3, 1), 30)
+    trained = store.trained(cut, 2, starts=weights)
+    assert cut == replace(models.settings, model=small, steps=30, curriculum_mean=0.0)
     for row, before in enumerate(weights):
-        same, read_out, after = (refitted[what][row] for what in ("nothing", "read-out", "all weights"))
-        assert all(torch.equal(same[name], before[name]) for name in before)
-        changed = [name for name in before if not torch.equal(read_out[name].float(), before[name])]
+        same, read_out = (fitted[refit, "pruned"][row] for refit in ("nothing", "read-out"))
+        assert same.settings == read_out.settings == replace(models.settings, model=small)
+        assert same.seed == read_out.seed == models[row].seed
+        assert all(torch.equal(same.weights[name], before[name]) for name in before)
+        changed = [name for name in before if not torch.equal(read_out.weights[name].float(), before[name])]
         assert changed == ["w_out"]
+        after = trained[row].weights
         assert {name: tuple(part.shape) for name, part in after.items()} == small.shapes()
         assert not any(torch.equal(after[name], before[name]) for name in before)
-    with pytest.raises(ValueError, match="what = 'heads'"):
-        pruning.refit(models, small, weights, "heads", 30)
+
+
+def test_again_has_heads_of_the_width_that_they_had():
+    model = Transformer(3, (2, 2), 8)  # the width is split
+    again = pruning.again(Training(Task(3, 2), model), (2, 1), 30)
+    assert (again.model.heads, again.model.k) == ((2, 1), 4)
 
 
 @pytest.mark.parametrize("attention", ["linear", "softmax"])

@@ -3,7 +3,6 @@
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -41,19 +40,21 @@ def closeness(found: Float[Tensor, "*S d d"], given: Float[Tensor, "d d"]) -> Cl
     return Closeness(inner / (norm * given.square().sum().sqrt()), rest / norm, scale)
 
 
-def best_preconditioner(
-    covariance: Float[np.ndarray, "d d"], L: int, noise: float
-) -> Float[np.ndarray, "d d"]:
+def shrinkage(task: Task, L: int) -> float:
+    """c = (tr(Sigma) + d sigma^2) / L, what the noise of L pairs adds to Sigma's eigenvalues."""
+    return (task.covariance(dtype=torch.float64).trace().item() + task.d * task.target_noise) / L
+
+
+def best_preconditioner(task: Task, L: int) -> Float[Tensor, "d d"]:
     """P of the best w_hat = P^T (1/L) sum_i y_i (x_i - xbar), by the same approximation (claim B9).
 
     With x ~ N(0, Sigma) two opposite heads with KQ = +-Omega have P = 2 mu Omega in the limit of small Omega.
     Up to a factor 1 - 1/L and a constant the loss is tr[(I - Sigma P) Sigma (I - Sigma P)^T] / d
-    + (c / d) tr[Sigma P^T Sigma P], with c = (tr(Sigma) + d sigma^2) / L. It is least at (Sigma + c I)^-1,
-    between Sigma^-1 and I.
+    + (c / d) tr[Sigma P^T Sigma P], with c of `shrinkage`. It is least at (Sigma + c I)^-1, between Sigma^-1
+    and I.
     """
-    d = len(covariance)
-    c = (np.trace(covariance) + d * noise) / L
-    return np.linalg.inv(covariance + c * np.eye(d))
+    covariance = task.covariance(dtype=torch.float64)
+    return torch.linalg.inv(covariance + shrinkage(task, L) * torch.eye(task.d, dtype=torch.float64))
 
 
 def preconditioned_gd(x: X, y: Y, P: Float[Tensor, "d d"]) -> W:
@@ -75,14 +76,12 @@ def one_step(task: Task, n: int) -> dict[str, Estimator]:
     "plain": without a preconditioner. "inverse": debiased, preconditioned with Sigma^-1. "predicted":
     debiased, with `best_preconditioner`, whose size is its own.
     """
-    covariance = task.covariance(dtype=torch.float64)
-    inverse = covariance.inverse()
+    inverse = task.covariance(dtype=torch.float64).inverse()
     plain = partial(estimators.gradient_descent, steps=1, per_prompt=False)
     eta = best_scale(plain, task, n)
     size = best_scale(partial(preconditioned_gd, P=inverse), task, n)
-    predicted = torch.tensor(best_preconditioner(covariance.numpy(), n, task.target_noise))
     return {
         "plain": partial(plain, eta=eta),
         "inverse": partial(preconditioned_gd, P=size * inverse),
-        "predicted": partial(preconditioned_gd, P=predicted),
+        "predicted": partial(preconditioned_gd, P=best_preconditioner(task, n)),
     }

@@ -6,11 +6,11 @@ A predictor is a one-layer model, given as (settings, weights), or an estimator 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from icl_lib.constructions import heads_on_pattern
 from icl_lib.estimators import Estimator, at_best
 from icl_lib.evaluation import loss
 from icl_lib.tasks import Prompts, Task, evaluation_prompts
-from icl_lib.training import Trained
+from icl_lib.training import Runs
 
 Predictor = Estimator | tuple[AttentionLayer, Weights]
 
@@ -29,18 +29,6 @@ def heads(omega: Sequence[float], mu: Sequence[float], d: int) -> Predictor:
     """The model with KQ^h = omega_h I on the covariates and OV^h = mu_h at y."""
     omega, mu = torch.tensor(omega, dtype=torch.float64), torch.tensor(mu, dtype=torch.float64)
     return heads_on_pattern(omega[:, None, None] * torch.eye(d, dtype=omega.dtype), mu)
-
-
-def alike(
-    KQ: Float[Tensor, "S H p p"], OV: Float[Tensor, "S H 1 p"], d: int, count: int
-) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]]:
-    """omega and mu of `count` heads of one size that stand for the heads of each model.
-
-    omega is the mean of theirs, weighted with |mu_h|: together they make the same step sum_h omega_h mu_h,
-    if all omega_h mu_h have one sign.
-    """
-    sizes, mu = circuits.omega(KQ, d).abs(), circuits.mu(OV).abs()
-    return (sizes * mu).sum(-1) / mu.sum(-1), mu.sum(-1) / count
 
 
 def gradient_step(step: float) -> Estimator:
@@ -91,66 +79,33 @@ def paper_b(omega: float, mu: float, task: Task, n: int) -> dict[str, Callable[[
     }
 
 
-def losses(
+def measure(
     predictors: Mapping[str, Callable[[int], Predictor]],
     task: Task,
-    L: int,
+    lengths: int | Sequence[int],
     seeds: int,
     prompts: int,
     queries: int = 4,
     *,
     exact: bool = True,
-) -> dict[str, Float[np.ndarray, " seeds"]]:
-    """The loss of predictors, noise included, on each seed's evaluation prompts of L pairs.
+) -> pd.DataFrame:
+    """The loss of predictors, noise included, on each seed's evaluation prompts: predictor, seed, n, loss.
 
     A plain mean: attention is bounded. All see the same prompts. If `exact`, estimators are averaged over the
     query exactly; if not, they see the models' own queries, so that ratios are paired.
     """
-    at_length = {name: make(L) for name, make in predictors.items()}
-    table = {name: np.empty(seeds) for name in predictors}
-    for seed in range(seeds):
-        drawn = evaluation_prompts(task, L, prompts, seed, queries)
-        for name, predictor in at_length.items():
-            table[name][seed] = loss(predictor, task, drawn, exact)
-    return table
-
-
-def trained_losses(
-    models: Sequence[Trained], lengths: Sequence[int], prompts: int, queries: int = 4
-) -> Float[np.ndarray, "models lengths"]:
-    """The loss of each model on the evaluation prompts of its own seed, those of `losses` at that seed."""
-    table = np.empty((len(models), len(lengths)))
-    for row, found in enumerate(models):
-        model, task = (found.settings.model, found.weights), found.settings.task
-        for column, L in enumerate(lengths):
-            table[row, column] = loss(model, task, evaluation_prompts(task, L, prompts, found.seed, queries))
-    return table
+    rows = []
+    for L in [lengths] if isinstance(lengths, int) else lengths:
+        at_length = {name: make(L) for name, make in predictors.items()}
+        for seed in range(seeds):
+            drawn = evaluation_prompts(task, L, prompts, seed, queries)
+            rows += [(name, seed, L, loss(made, task, drawn, exact)) for name, made in at_length.items()]
+    return pd.DataFrame(rows, columns=["predictor", "seed", "n", "loss"]).astype({"seed": "Int64"})
 
 
 def gradient_step_loss(step: float, d: int, L: int, noise: float) -> float:
     """The loss of `gradient_step`, exact: E tr S^2 / d = 1 + (d + 1) / L for the covariance S of L pairs."""
     return 1 + noise - 2 * step + step**2 * (1 + (d + 1 + noise * d) / L)
-
-
-def debiased_step_loss(step: float, d: int, L: int, noise: float) -> float:
-    """The loss of `debiased_step`, exact: centring leaves a Wishart matrix of L - 1 degrees of freedom."""
-    free = (L - 1) / L
-    return 1 + noise - 2 * step * free + step**2 * free * (L + d + noise * d) / L
-
-
-def bayes_excess(ratio: float, noise: float) -> float:
-    """Excess risk of ridge, the Bayes predictor, as d and L grow at d / L = ratio.
-
-    It is noise E tr(X^T X + d noise I)^-1, given by the Marchenko-Pastur law: noise ratio m(-noise ratio).
-    """
-    shift = noise * ratio
-    above = 1 - ratio + shift
-    return (math.sqrt(above**2 + 4 * ratio * shift) - above) / (2 * ratio)
-
-
-def debiased_excess(ratio: float, noise: float) -> float:
-    """Excess risk of debiased gradient descent at its best step, in the same limit."""
-    return 1 - 1 / (1 + (1 + noise) * ratio)
 
 
 class Predictions(NamedTuple):
@@ -179,3 +134,15 @@ def predictions(model: AttentionLayer, weights: Weights, prompts: Prompts) -> Pr
         for estimator in (debiased_step(step), gradient_step(step))
     )
     return Predictions(own, *linear, on_pattern)
+
+
+def compare(models: Runs, lengths: Sequence[int], prompts: int, queries: int = 4) -> pd.DataFrame:
+    """The `predictions` of models on their own seeds' prompts, a row a query: model, .., pattern, seed, n."""
+    frames = []
+    for L, trained in product(lengths, models):
+        drawn = evaluation_prompts(trained.settings.task, L, prompts, trained.seed, queries)
+        weights = {name: weight.double() for name, weight in trained.weights.items()}
+        columns = predictions(trained.settings.model, weights, drawn)._asdict()
+        frame = pd.DataFrame({name: values.flatten().numpy() for name, values in columns.items()})
+        frames.append(frame.assign(seed=trained.seed, n=L))
+    return pd.concat(frames, ignore_index=True)

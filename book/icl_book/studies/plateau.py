@@ -6,11 +6,11 @@ x_j -> (1 + epsilon r_j) x_j; apart, in coordinates of its own, they see it besi
 says what the first trace of preprocessing is worth. Symbols are those of `transformer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
@@ -19,8 +19,8 @@ from torch import Tensor
 
 from icl_lib import heads
 from icl_lib.evaluation import LEVEL, Interval
-from icl_lib.tasks import Prompts
-from icl_lib.training import TRIM, Trained, Training, penalty
+from icl_lib.tasks import Prompts, evaluation_prompts, seeded
+from icl_lib.training import TRIM, Runs, Trained, Training, penalty
 from icl_lib.transformer import Transformer, Weights
 
 Curve = Float[Tensor, "grid B"]  # the training loss of each prompt
@@ -29,7 +29,8 @@ Curve = Float[Tensor, "grid B"]  # the training loss of each prompt
 class Landscape(NamedTuple):
     """The mean training loss along epsilon, over `tame` prompts where nothing else is said."""
 
-    change: np.ndarray  # L(epsilon) - L(0) on the grid, (grid)
+    epsilon: list[float]  # the grid
+    change: list[float]  # L(epsilon) - L(0) on the grid
     slope: float  # L'(0)
     curvature: float  # L''(0)
     curvature_all: float  # the same over all prompts
@@ -147,47 +148,78 @@ def landscape(trained: Trained, prompts: Prompts, grid: Sequence[float], apart: 
     settings = trained.settings
     weights = {name: W.to(prompts.x) for name, W in trained.weights.items()}
     extended = with_preprocessing_heads(settings.model, weights, apart)
-    curves, some = tame(curve(settings, extended, prompts, grid), prompts)
-    change = (curves - curves[list(grid).index(0.0)]).mean(-1).numpy()
+    curves, kept = tame(curve(settings, extended, prompts, grid), prompts)
+    change = (curves - curves[list(grid).index(0.0)]).mean(-1).tolist()
     return Landscape(
+        list(grid),
         change,
-        *slope_and_curvature(settings, extended, some),
+        *slope_and_curvature(settings, extended, kept),
         slope_and_curvature(settings, extended, prompts)[1],
-        *gradient_norm(settings, extended, some),
+        *gradient_norm(settings, extended, kept),
     )
 
 
-def effective_heads(trained: Trained, prompts: Prompts) -> np.ndarray:
-    """Effective number of heads of layer 1, by bounded importance, at each kept look but the first."""
-    settings, looks = trained.settings, range(1, len(trained.kept["w_out"]))
-    found = [
-        heads.masking(
-            settings.model, {name: W[look] for name, W in trained.kept.items()}, settings.task, prompts
-        )
-        for look in looks
-    ]
-    return heads.effective_numbers(found)[:, 0]
+def landscapes(
+    models: Mapping[object, Runs],
+    column: str,
+    grid: Sequence[float],
+    prompts: int,
+    *,
+    apart: bool = False,
+    **changes: object,
+) -> pd.DataFrame:
+    """`landscape` of each model, on prompts of its training's task with some changes.
 
-
-def leaving_look(risk: ArrayLike, level: float, share: float = 0.9) -> int | None:
-    """The first look from which the risk stays below share * level, or None: it was not left.
-
-    risk (looks,): validation risks along a training; level: that of the plateau.
+    A row a model: `column` with the key, seed, and the fields of Landscape; epsilon and change are lists.
     """
-    above = np.flatnonzero(~(np.asarray(risk, dtype=float) < share * level))
-    left = int(above[-1]) + 1 if len(above) else 0
-    return left if left < len(np.asarray(risk)) else None
+    rows = []
+    for key, runs in models.items():
+        task, n = replace(runs.settings.task, **changes), runs.settings.n
+        for model in runs:
+            drawn = task.sample(prompts, n, seeded(model.seed, "plateau"), dtype=torch.float64)
+            rows.append({column: key, "seed": model.seed} | landscape(model, drawn, grid, apart)._asdict())
+    return pd.DataFrame(rows)
 
 
-def still_on(left: list[int | None], looks: int, level: float = LEVEL) -> Interval:
-    """Share of trainings that have not left after each look, (looks,), with the exact binomial interval."""
-    counts = [sum(look is None or look > now for look in left) for now in range(looks)]
-    ends = [binomtest(count, len(left)).proportion_ci(level) for count in counts]
-    return Interval(
-        np.array(counts) / len(left),
-        np.array([end.low for end in ends]),
-        np.array([end.high for end in ends]),
-    )
+def histories(models: Mapping[object, Runs], columns: Sequence[str]) -> pd.DataFrame:
+    """Validation risk at each look of a training: columns, whose values a key has, seed, step, risk."""
+    frames = [
+        pd.DataFrame({name: model.history[name].double() for name in ("step", "risk")}).assign(
+            seed=model.seed, **dict(zip(columns, key, strict=True))
+        )
+        for key, runs in models.items()
+        for model in runs
+    ]
+    frame = pd.concat(frames, ignore_index=True)[[*columns, "seed", "step", "risk"]]
+    return frame.astype({"step": int})
+
+
+def effective_heads(runs: Runs, n: int, prompts: int, seed: int = 0) -> pd.DataFrame:
+    """Effective number of heads of layer 1, by bounded importance, at each kept look but the first.
+
+    seed, step, effective; all on the same evaluation prompts, in single precision.
+    """
+    settings = runs.settings
+    drawn = evaluation_prompts(settings.task, n, prompts, seed)
+    drawn = drawn._replace(x=drawn.x.float(), y=drawn.y.float(), w=drawn.w.float())
+    rows = []
+    for model in runs:
+        for look in range(1, len(model.kept["w_out"])):
+            weights = {name: W[look] for name, W in model.kept.items()}
+            masking = heads.masking(settings.model, weights, settings.task, drawn)
+            rows.append((model.seed, look * settings.keep_every, heads.effective_numbers([masking])[0, 0]))
+    return pd.DataFrame(rows, columns=["seed", "step", "effective"])
+
+
+def stays_below(values: pd.Series, mark: float) -> pd.Series:
+    """Whether values are below a mark, here and from here to the end; one that is not finite is not."""
+    return (values < mark)[::-1].cummin()[::-1]
+
+
+def exact_share(events: ArrayLike) -> Interval:
+    """The share of events that happened (1, else 0), with the exact binomial interval."""
+    test = binomtest(int(sum(events)), len(events))
+    return Interval(test.statistic, *test.proportion_ci(LEVEL))
 
 
 def _widened(name: str, W: Tensor, more: int) -> Tensor:

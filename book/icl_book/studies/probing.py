@@ -6,15 +6,15 @@ their y hidden: a predictor that is fitted on (feature, y) then applies to the q
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_lib import estimators
+from icl_lib import checks, estimators
 from icl_lib.estimators import W, X, Y
 from icl_lib.tasks import Prompts, Task, evaluation_prompts, gram, seeded
-from icl_lib.training import Training
+from icl_lib.training import Runs, Training, trimmed_mean
 from icl_lib.transformer import Transformer, Weights
 
 CANDIDATE_STEPS = tuple(range(1, 11))  # of the descents that a layer's weights are compared with
@@ -50,6 +50,7 @@ def probe_prompts(settings: Training) -> tuple[Prompts, Prompts]:
 
 def whitened(prompts: Prompts) -> Prompts:
     """The prompts with context covariates x S^-1/2, of sample covariance I, same w and noise (n >= d)."""
+    checks.integer("the least n of prompts that are whitened", int(prompts.n.min()), prompts.x.shape[-1])
     spectrum, U = torch.linalg.eigh(prompts.x.mT @ prompts.x / prompts.n[:, None, None])
     x = prompts.x @ (U * spectrum.rsqrt()[:, None]) @ U.mT
     return prompts._replace(x=x, y=prompts.y + ((x - prompts.x) @ prompts.w[..., None])[..., 0])
@@ -65,6 +66,24 @@ def fit(P: Tensor, model: Transformer, weights: Weights, prompts: Prompts, layer
     """R^2 of a probe: the share of the ideal features' variation that P^T z explains, at most 1."""
     error = features(model, weights, prompts, layers)[1] @ P - ideal(prompts)
     return 1 - (error.square().sum() / ideal(prompts).square().sum()).item()
+
+
+def explained(runs: Runs) -> pd.DataFrame:
+    """R^2 of probes for R x, fitted and tested on prompts of the lengths of training: a row a model.
+
+    seed, raw (of x itself), r2 (of the features after layer 1), white (of these in whitened prompts).
+    """
+    plain = probe_prompts(runs.settings)
+    white = tuple(map(whitened, plain))
+    rows = []
+    for trained in runs:
+        of_model = runs.settings.model, trained.weights
+        found = []
+        for (fitting, testing), layers in ((plain, 0), (plain, 1), (white, 1)):
+            P = probe(*of_model, fitting, layers)
+            found.append(fit(P, *of_model, testing, layers))
+        rows.append((trained.seed, *found))
+    return pd.DataFrame(rows, columns=["seed", "raw", "r2", "white"])
 
 
 def products(weights: Weights) -> Float[Tensor, "H d d"]:
@@ -105,6 +124,34 @@ def descent_on(
     The step is 1 / lambda_max of their covariance in each prompt. F = diag(r) is preprocess-then-optimize.
     """
     return (F @ estimators.gradient_descent(x @ F, y, steps)[..., None])[..., 0]
+
+
+def descents(runs: Runs, control: Runs, prompts: Prompts, steps: Sequence[int]) -> pd.DataFrame:
+    """1%-trimmed mean risk of descents at several numbers of steps: seed, method, T, risk.
+
+    Methods: gradient descent on raw covariates; preprocess-then-optimize; on the models' features after
+    layer 1, `whole` as they stand or `probed` for R x by a probe fitted to prompts of its own; `control`, on
+    the features of the other models as they stand. The first two are the same for each seed. `trained` is the
+    model's own risk, the same at each T.
+    """
+    x, y, task = prompts.x, prompts.y, runs.settings.task
+    fitting, _ = probe_prompts(runs.settings)
+    frames = []
+    for model, other in zip(runs, control, strict=True):
+        P = probe(model.settings.model, model.weights, fitting)
+        F, F_other = (feature_map(of.settings.model, of.weights, prompts) for of in (model, other))
+        w_hat = {
+            "gradient descent": estimators.gradient_descent(x, y, steps),
+            "preprocess-then-optimize": estimators.preprocess_then_optimize(x, y, steps),
+            "probed": descent_on(F @ P, x, y, steps),
+            "whole": descent_on(F, x, y, steps),
+            "control": descent_on(F_other, x, y, steps),
+        }
+        risks = {method: trimmed_mean(task.excess_risk(w, prompts.w)) for method, w in w_hat.items()}
+        risks["trained"] = trimmed_mean(model.excess_risk(task, prompts)).item()
+        frame = pd.DataFrame(risks, pd.Index(steps, name="T")).reset_index()
+        frames.append(frame.melt("T", var_name="method", value_name="risk").assign(seed=model.seed))
+    return pd.concat(frames, ignore_index=True)[["seed", "method", "T", "risk"]]
 
 
 def preconditioned_descent(
@@ -160,25 +207,23 @@ def candidates(task: Task, n: int, prompts: Prompts) -> dict[str, dict[object, W
     return table
 
 
-def followed(
-    model: Transformer, weights: Weights, task: Task, n: int, prompts: int
-) -> dict[str, Float[np.ndarray, " layers"]]:
-    """The distance of each layer's effective weights to each algorithm, at its best (linear attention).
+def followed(runs: Runs, n: int, prompts: int) -> pd.DataFrame:
+    """The distance of each layer's effective weights to each algorithm (linear attention).
 
-    What an algorithm leaves open is chosen for each layer on other prompts than those of the distance.
+    seed, layer (from 1), algorithm, distance. Each algorithm is at its best: what it leaves open is chosen
+    for each layer on other prompts than those of the distance.
     """
+    model, task = runs.settings.model, runs.settings.task
     tuning = task.sample(prompts, n, seed=seeded("candidates", n), dtype=torch.float64)
     evaluation = evaluation_prompts(task, n, prompts, 0)
-    at_tuning, at_evaluation = (
-        (model.layer_weights(weights, gram(drawn))[1:], candidates(task, n, drawn))
-        for drawn in (tuning, evaluation)
-    )
-    table = {}
-    for name, members in at_tuning[1].items():
-        chosen = [closest(w_hat, members)[0] for w_hat in at_tuning[0]]
-        found = [
-            distance(w_hat, at_evaluation[1][name][choice])
-            for w_hat, choice in zip(at_evaluation[0], chosen, strict=True)
-        ]
-        table[name] = np.array(found)
-    return table
+    choices, known = candidates(task, n, tuning), candidates(task, n, evaluation)
+    rows = []
+    for trained in runs:
+        at_tuning, at_evaluation = (
+            model.layer_weights(trained.weights, gram(drawn))[1:] for drawn in (tuning, evaluation)
+        )
+        for layer, (tuned, w_hat) in enumerate(zip(at_tuning, at_evaluation, strict=True), start=1):
+            for algorithm, members in choices.items():
+                choice, _ = closest(tuned, members)
+                rows.append((trained.seed, layer, algorithm, distance(w_hat, known[algorithm][choice])))
+    return pd.DataFrame(rows, columns=["seed", "layer", "algorithm", "distance"])

@@ -15,13 +15,12 @@ from torch import Tensor
 
 from icl_lib import checks
 from icl_lib.heads import masking, prune
-from icl_lib.store import trained
 from icl_lib.tasks import Prompts, seeded, together
-from icl_lib.training import Runs
+from icl_lib.training import Runs, Training
 from icl_lib.transformer import Transformer, Weights
 
-VERSIONS = ("full", "pruned", "single")
-REFITS = ("nothing", "read-out", "all weights")
+SHAPE_OF = {"full": "all", "pruned": "first", "single": "one"}  # of each version: see robustness.shapes
+VERSIONS = tuple(SHAPE_OF)
 RANKING_PROMPTS = 300
 READ_OUT_PROMPTS, READ_OUT_QUERIES = 500, 8  # that the read-out is fitted to
 REFIT_ROUNDS = 30  # of `refit_read_out`; the loss changes by less than 1e-6 in the last ones
@@ -57,24 +56,34 @@ def versions(runs: Runs, n: int) -> dict[str, tuple[Transformer, list[Weights]]]
     return made
 
 
-def refit(runs: Runs, small: Transformer, weights: Sequence[Weights], what: str, steps: int) -> list[Weights]:
-    """Weights after fitting anew `what` of REFITS; runs are those that the small models came from.
+def again(settings: Training, heads: Sequence[int], steps: int) -> Training:
+    """So many further steps of a smaller model, with the settings of the first training.
 
-    All weights: so many further steps with the settings of the first training, its schedule from the start,
-    without its curriculum; the prompts are those that the first training began with. The read-out: see
-    `refit_read_out`, on prompts of the lengths of training.
+    The schedule is from its start, without the curriculum; the prompts are those of the first steps of the
+    first training.
     """
-    checks.one_of("what", what, REFITS)
-    settings = runs.settings
-    if what == "nothing":
-        return list(weights)
-    if what == "all weights":
-        again = replace(settings, model=small, steps=steps, curriculum_mean=0.0)
-        return [found.weights for found in trained(again, [model.seed for model in runs], starts=weights)]
-    drawn = settings.task.sample(
-        READ_OUT_PROMPTS, settings.n, seeded("read-out"), queries=READ_OUT_QUERIES, dtype=torch.float64
-    )
-    return [refit_read_out(small, found, drawn) for found in weights]
+    width = settings.model.k or settings.model.D // settings.model.heads[0]
+    small = replace(settings.model, heads=tuple(heads), k=width)
+    return replace(settings, model=small, steps=steps, curriculum_mean=0.0)
+
+
+def smaller(runs: Runs, n: int) -> dict[tuple[str, str], Runs]:
+    """The versions of trained models, by what is fitted anew and version, heads ranked at length n.
+
+    Fitted anew is nothing, or the read-out, on prompts of the lengths of training (see `refit_read_out`).
+    """
+    like = dict(queries=READ_OUT_QUERIES, dtype=torch.float64)
+    drawn = runs.settings.task.sample(READ_OUT_PROMPTS, runs.settings.n, seeded("read-out"), **like)
+    made = {}
+    for version, (model, left) in versions(runs, n).items():
+        settings = replace(runs.settings, model=model)
+        refitted = [refit_read_out(model, weights, drawn) for weights in left]
+        for refit, fitted in {"nothing": left, "read-out": refitted}.items():
+            made[refit, version] = Runs(
+                replace(whole, settings=settings, weights=weights)
+                for whole, weights in zip(runs, fitted, strict=True)
+            )
+    return made
 
 
 def refit_read_out(

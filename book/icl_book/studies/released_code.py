@@ -1,21 +1,25 @@
-"""Where paper B's released code does otherwise than this book: for chapter 15, which measures what it moves.
+"""What paper B's released code does otherwise than this book: for chapter 16, which measures what it moves.
 
 Its multi-layer class takes the softmax of the attention twice; its batches are 256 prompts of one query with
 a noisy target, where ours are 64 prompts of four queries whose noise is averaged out.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from icl_book.frames import tidy
+from icl_book.studies.debiased import heads
 from icl_lib import checks
 from icl_lib.attention_layer import AttentionLayer
-from icl_lib.tasks import Prompts, Task, seeded
-from icl_lib.training import Runs, Training, run
+from icl_lib.tasks import Prompts, Task, evaluation_prompts, seeded
+from icl_lib.training import Runs, Training, stack
 
 REPEATS = 20  # batches whose gradients are taken at once
 
@@ -24,7 +28,7 @@ Weights = Mapping[str, Tensor]
 
 def attention_weights(
     model: AttentionLayer, weights: Weights, prompts: Prompts, softmaxes: int = 1
-) -> Float[Tensor, "B queries H n"]:
+) -> Float[Tensor, "*S B queries H n"]:
     """The weights that each head gives to the context pairs, after one softmax or several in a row.
 
     All prompts have one length: there is nothing to mask.
@@ -32,8 +36,8 @@ def attention_weights(
     checks.integer("softmaxes", softmaxes, 1)
     if not bool(prompts.inside().all()):
         raise ValueError(f"lengths {prompts.n.unique().tolist()}: allowed is one length for all prompts")
-    kq = model.kq(weights)[..., : model.d]  # (H, p, d): z_q ends in a zero
-    share = torch.einsum("bnp,hpd,bqd->bqhn", prompts.context(), kq, prompts.x_query)
+    kq = model.kq(weights)[..., : model.d]  # (*S, H, p, d): z_q ends in a zero
+    share = torch.einsum("...hpd,bqd,bnp->...bqhn", kq, prompts.x_query, prompts.context())
     for _ in range(softmaxes):
         share = share.softmax(-1)
     return share
@@ -41,26 +45,54 @@ def attention_weights(
 
 def predict(
     model: AttentionLayer, weights: Weights, prompts: Prompts, softmaxes: int = 1
-) -> Float[Tensor, "B queries"]:
-    """Predictions of a single-task model; with one softmax those of `AttentionLayer.predict`."""
+) -> Float[Tensor, "*S B queries"]:
+    """Predictions of single-task models; with one softmax those of `AttentionLayer.predict`."""
     share = attention_weights(model, weights, prompts, softmaxes)
-    return torch.einsum("hp,bqhn,bnp->bq", model.ov(weights)[:, 0], share, prompts.context())
+    read = torch.einsum("...hp,bnp->...bhn", model.ov(weights)[..., 0, :], prompts.context())
+    return torch.einsum("...bhn,...bqhn->...bq", read, share)
 
 
-def best_factor(prediction: Tensor, target: Tensor) -> float:
-    """The c for which c * prediction is nearest to the target in mean square."""
-    return ((prediction * target).sum() / prediction.square().sum()).item()
+def best_factor(prediction: Tensor, target: Tensor) -> Float[Tensor, "*S 1 1"]:
+    """The c for which c * prediction is nearest to the target in mean square; both are (*S, B, queries)."""
+    total = partial(torch.sum, dim=(-2, -1), keepdim=True)
+    return total(prediction * target) / total(prediction.square())
+
+
+def opposite_heads(
+    omegas: Sequence[float], mu: float, task: Task, n: int, seeds: int, prompts: int
+) -> pd.DataFrame:
+    """Loss of two opposite heads of each size, with the best mu and with a given one.
+
+    omega, seed (of the evaluation prompts), best_mu, loss, loss_of_given.
+    """
+    layers = [heads([omega, -omega], [1.0, -1.0], task.d) for omega in omegas]
+    weights, frames = stack([weights for _, weights in layers]), []
+    for seed in range(seeds):
+        drawn = evaluation_prompts(task, n, prompts, seed, 4)
+        prediction, target = layers[0][0].predict(weights, drawn), drawn.target()
+        best = best_factor(prediction, target)
+        values = {"best_mu": best}
+        for name, factor in {"loss": best, "loss_of_given": mu}.items():
+            values[name] = (factor * prediction - target).square().mean((-2, -1)) + task.target_noise
+        frames.append(tidy(values, omega=omegas).assign(seed=seed))
+    return pd.concat(frames, ignore_index=True)
 
 
 def gradient_noise(
-    settings: Training, weights: Weights, repeats: int, *, noisy: bool = False, seed: int = 0
-) -> float:
+    runs: Runs, batch: int, queries: int, noisy: bool, repeats: int
+) -> Float[np.ndarray, " models"]:
     """Trace of the covariance of the gradient of a training step's loss, estimated from fresh batches.
 
     The loss is the mean squared error over the batch's prompts and queries; the target is <w, x>, or, if
     `noisy`, has the task's noise in it.
     """
     checks.integer("repeats", repeats, 2)
+    settings = replace(runs.settings, batch=batch, queries=queries)
+    each = enumerate(model.weights for model in runs)
+    return np.array([_gradient_noise(settings, weights, noisy, repeats, seed) for seed, weights in each])
+
+
+def _gradient_noise(settings: Training, weights: Weights, noisy: bool, repeats: int, seed: int) -> float:
     task, generator, batch = settings.task, seeded("gradient noise", seed), settings.batch
     like = next(iter(weights.values())).dtype
     found = []
@@ -98,19 +130,9 @@ class NoisyTask(Task):
         return drawn._replace(w=drawn.w + noise * x[:, 0] / x[:, 0].square().sum(-1, keepdim=True))
 
 
-def train_as_released(settings: Training, seeds: int, batch: int = 256) -> Runs:
-    """Models trained on `batch` prompts a step, of one query with a noisy target.
+def as_released(settings: Training, batch: int = 256) -> Training:
+    """The same training on `batch` prompts a step, of one query with a noisy target.
 
-    They are not kept in the store, whose keys know nothing of this module.
+    The store does not keep such models: its keys know nothing of this module.
     """
-    return run(replace(settings, task=NoisyTask(**vars(settings.task)), batch=batch, queries=1), seeds)
-
-
-def rescaled_noise(task: Task) -> float:
-    """The noise variance of the same problem with E|w|^2 = 1, which is paper B's N(0, I / d).
-
-    Scaling y scales the targets and the best predictions alike, so that only the ratio of noise to signal
-    can move the best omega mu.
-    """
-    signal = task.s * (task.scale**2) * (1 + task.mean**2)
-    return task.sigma**2 / signal if signal > 0 else math.inf
+    return replace(settings, task=NoisyTask(**vars(settings.task)), batch=batch, queries=1)

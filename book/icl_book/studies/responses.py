@@ -1,14 +1,9 @@
-"""How predictors respond to contexts of any length: their step, and what is left of the error (claim B8).
-
-Predictions p of targets t = <w, x> are followed through three moments, E[p^2], E[p t] and E[t^2]. These give
-the excess risk E[(p - t)^2] and the slope E[p t] / E[t^2], which is the step of a predictor that takes one
-gradient step; both also for c p, such as linear attention that divides by another length than the prompt's.
-"""
+"""How predictors respond to contexts of any length: their step, and what is left of the error (claim B8)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,53 +11,45 @@ from icl_book.experiments import SEED
 from icl_book.studies.anisotropic import preconditioner
 from icl_lib.estimators import Estimator, at_queries
 from icl_lib.tasks import Prompts, Task, evaluation_prompts
-
-Answer = Callable[[Prompts], Float[Tensor, "B queries"]]
+from icl_lib.training import Runs
 
 PAIRS = 2**20  # of a query and a context pair that `measure` looks at together
 
 
-class Response(NamedTuple):
-    """Moments of the predictions p of several predictors, and of the target t that they share."""
-
-    square: Float[np.ndarray, "members lengths"]  # E[p^2]
-    cross: Float[np.ndarray, "members lengths"]  # E[p t]
-    target: Float[np.ndarray, " lengths"]  # E[t^2]
-
-    def excess(self, scale: float | Float[np.ndarray, " lengths"] = 1.0) -> np.ndarray:
-        """E[(scale p - t)^2], (members, lengths)."""
-        return scale**2 * self.square - 2 * scale * self.cross + self.target
-
-    def slope(self, scale: float | Float[np.ndarray, " lengths"] = 1.0) -> np.ndarray:
-        """The slope of scale p against t, (members, lengths)."""
-        return scale * self.cross / self.target
-
-
-def of_estimator(estimator: Estimator) -> Answer:
-    """An estimator's predictions <w_hat, x> at the queries."""
-    return lambda prompts: at_queries(estimator(prompts.x, prompts.y), prompts.x_query)
-
-
 def measure(
-    groups: Mapping[str, Sequence[Answer]], task: Task, lengths: Sequence[int], prompts: int, queries: int
-) -> dict[str, Response]:
-    """The moments of every group of predictors at each length, all on the same prompts and queries."""
-    square = {name: np.zeros((len(group), len(lengths))) for name, group in groups.items()}
-    cross = {name: zeros.copy() for name, zeros in square.items()}
-    target = np.zeros(len(lengths))
-    for column, n in enumerate(lengths):
+    predictors: Mapping[object, Runs | Estimator],
+    column: str,
+    task: Task,
+    lengths: Sequence[int],
+    prompts: int,
+    queries: int,
+    *,
+    divisor: Callable[[int], float] = lambda n: n,
+) -> pd.DataFrame:
+    """What models and estimators predict for <w, x> at each length, all on the same prompts and queries.
+
+    `column`, seed, n, slope (of the predictions against <w, x>: the step of one gradient step), excess risk,
+    loss (with the target's noise). `divisor` is what linear attention divides by at length n.
+    """
+    rows = []
+    for n in lengths:
         drawn = evaluation_prompts(task, n, prompts, SEED, queries)
-        at_once = max(1, PAIRS // (n * queries))
-        for piece in drawn.split(at_once):
-            t = piece.target()
-            target[column] += t.square().sum()
-            for name, group in groups.items():
-                for row, predict in enumerate(group):
-                    p = predict(piece)
-                    square[name][row, column] += p.square().sum()
-                    cross[name][row, column] += (p * t).sum()
-    count = prompts * queries
-    return {name: Response(square[name] / count, cross[name] / count, target / count) for name in groups}
+        pieces, target = drawn.split(max(1, PAIRS // (n * queries))), drawn.target()
+        for key, predictor in predictors.items():
+            for seed, predict in _answers(predictor):
+                predicted = torch.cat([predict(piece) for piece in pieces]) * n / divisor(n)
+                slope = (predicted * target).sum() / target.square().sum()
+                excess = (predicted - target).square().mean().item()
+                rows.append((key, seed, n, slope.item(), excess, excess + task.target_noise))
+    frame = pd.DataFrame(rows, columns=[column, "seed", "n", "slope", "excess", "loss"])
+    return frame.astype({"seed": "Int64"})
+
+
+def _answers(predictor: Runs | Estimator) -> list[tuple[int | None, Callable[[Prompts], Tensor]]]:
+    """The predictions at the queries of each model, with its seed, or of an estimator."""
+    if isinstance(predictor, Runs):
+        return [(model.seed, model.predict) for model in predictor]
+    return [(None, lambda prompts: at_queries(predictor(prompts.x, prompts.y), prompts.x_query))]
 
 
 def operator(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Float[Tensor, "*S d d"]:
@@ -81,8 +68,3 @@ def step(kq: Float[Tensor, "*S H p p"], ov: Float[Tensor, "*S H 1 p"]) -> Float[
     On paper B's pattern it is sum_h omega_h mu_h, `circuits.product`.
     """
     return operator(kq, ov).diagonal(dim1=-2, dim2=-1).mean(-1)
-
-
-def best_plain_step(d: int, n: int, noise: float) -> float:
-    """The best single step of gradient descent, the minimizer of `debiased.gradient_step_loss`."""
-    return 1 / (1 + (d + 1 + d * noise) / n)

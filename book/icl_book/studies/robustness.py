@@ -5,36 +5,13 @@ H heads everywhere.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+import pandas as pd
 
-from icl_book import experiments
-from icl_book.claims import Criterion, bar, verdict
-from icl_book.intervals import recovered
-from icl_lib import heads, store
-from icl_lib.evaluation import Interval, ratio_interval, t_interval
-
-SHAPES = ("one", "first", "all")
-
-
-class Evidence(NamedTuple):
-    """What the models of one setting show, each entry over seeds."""
-
-    H: int  # heads in a layer
-    risk: dict[str, Float[np.ndarray, " seeds"]]  # of each shape
-    effective: dict[str, Float[np.ndarray, "seeds layers"]]  # number of heads of every layer, by shape
-    least: dict[str, Float[np.ndarray, " seeds"]]  # least rise of the risk, as a factor, without a first head
-
-    def measures(self) -> dict[str, Interval]:
-        """The number behind each claim, with its interval over seeds."""
-        return {
-            "A1": ratio_interval(self.risk["all"], self.risk["one"]),
-            "A2-first": t_interval(self.effective["all"][:, 0] / self.H),
-            "A2-later": t_interval(self.effective["all"][:, 1:].max(1)),
-            "A3": recovered(self.risk["first"], self.risk["one"], self.risk["all"]),
-        }
+from icl_book import claims, frames
+from icl_lib import heads
+from icl_lib.training import Runs
 
 
 def shapes(H: int, layers: int) -> dict[str, tuple[int, ...]]:
@@ -46,35 +23,47 @@ def shapes(H: int, layers: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def evidence(setting: Mapping[str, object], H: int, seeds: int, prompts: int, **changes: object) -> Evidence:
-    """Train the three shapes in a setting with some `changes` and evaluate them at its middle length."""
-    middle, layers = experiments.middle(setting), changes.get("layers", setting["layers"])
-    risk, effective, least = {}, {}, {}
-    for shape, in_layers in shapes(H, layers).items():
-        models = store.trained(experiments.training(setting, in_layers, **changes), seeds)
-        found = heads.maskings(models, middle, prompts)
-        risk[shape] = np.array([one.full for one in found])
-        effective[shape] = heads.effective_numbers(found)
-        least[shape] = np.array([np.nanmin(one.off[0]) / one.full for one in found])
-    return Evidence(H, risk, effective, least)
+def evidence(
+    models: Mapping[tuple[str, str], Runs], n: int, prompts: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What models by (setting, shape) show at length n.
+
+    Of every model, setting, shape, seed, risk, least: how much its risk rises, as a factor, without the head
+    of layer 1 that matters least. Of every layer, from 1, setting, shape, seed, layer, H, effective: its
+    heads and their effective number.
+    """
+    risks, layers = [], []
+    for (setting, shape), runs in models.items():
+        for model, masked in zip(runs, heads.maskings(runs, n, prompts), strict=True):
+            at = {"setting": setting, "shape": shape, "seed": model.seed}
+            risks.append(at | {"risk": masked.full, "least": np.nanmin(masked.off[0]) / masked.full})
+            numbers = heads.effective_numbers([masked])[0]
+            for layer, (H, number) in enumerate(
+                zip(runs.settings.model.heads, numbers, strict=True), start=1
+            ):
+                layers.append(at | {"layer": layer, "H": H, "effective": number})
+    return pd.DataFrame(risks), pd.DataFrame(layers)
 
 
-def worst(test: Criterion, found: Mapping[str, Interval]) -> str:
+def judged(measures: pd.DataFrame) -> pd.DataFrame:
+    """Measures by (setting, seed), each judged in each setting by its test of claim A7.
+
+    measure, setting, mean, low, high, verdict, threshold.
+    """
+    rows = []
+    for measure in measures:
+        test = claims.criterion(f"A7.{measure}")
+        for setting, values in measures[measure].groupby("setting", sort=False):
+            found = frames.within(frames.SCALES[test.scale](values), *test.range)
+            rows.append((measure, setting, *found, claims.verdict(test, found), test.threshold))
+    columns = ["measure", "setting", "mean", "low", "high", "verdict", "threshold"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def worst(found: pd.DataFrame, measure: str) -> str:
     """The setting whose whole interval is furthest on the wrong side: a claim over all cannot do better.
 
     The bound that decides `not reproduced` ranks, so that a setting is not the worst for its noise alone.
     """
-    return max(found, key=lambda name: found[name].low if test.sense == "<=" else -found[name].high)
-
-
-def table(tests: Mapping[str, Criterion], found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Markdown: settings by measures, each with its value, interval and verdict."""
-    titles = [f"{name}, bar {bar(test.sense, test.threshold)}" for name, test in tests.items()]
-    lines = [f"| setting | {' | '.join(titles)} |", "|---" * (len(tests) + 1) + "|"]
-    for setting, measures in found.items():
-        cells = [
-            f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}] *{verdict(tests[name], value)}*"
-            for name, value in measures.items()
-        ]
-        lines.append(f"| {setting} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    rows = found[found.measure == measure].set_index("setting")
+    return rows.low.idxmax() if claims.criterion(f"A7.{measure}").sense == "<=" else rows.high.idxmin()
