@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
+import pandas as pd
+
+from icl_book import frames
 from icl_book.published import LOSS
 from icl_lib import checks
 from icl_lib.evaluation import Interval
@@ -149,13 +152,17 @@ def judged(test: Criterion, value: Interval, seeds: Iterable[float] = ()) -> dic
 
 def box(tests: Sequence[Mapping], title: str = "Verdicts") -> str:
     """Markdown: tests of a results file in a box, each with its value, threshold, reason and verdict."""
-    lines = ["| what is measured | value [95% interval] | threshold, and its reason | verdict |"]
-    lines += ["|---|---|---|---|"]
-    for test in tests:
-        parts = (f"**{test['id']}** {test['metric']}", shown_value(test))
-        parts += (f"{bar(test)}: {test['reason']}", signed(test["verdict"]))
-        lines.append(f"| {' | '.join(parts)} |")
-    return "\n".join([f":::{{admonition}} {title}", ":class: verdicts", "", *lines, ":::"])
+    rows = [
+        {
+            "what is measured": f"**{test['id']}** {test['metric']}",
+            "value [95% interval]": shown_value(test),
+            "threshold, and its reason": f"{bar(test)}: {test['reason']}",
+            "verdict": signed(test["verdict"]),
+        }
+        for test in tests
+    ]
+    table = frames.markdown(pd.DataFrame(rows), index=False)
+    return f":::{{admonition}} {title}\n:class: verdicts\n\n{table}\n:::"
 
 
 def bar(test: Mapping) -> str:

@@ -140,11 +140,8 @@ def curves(
 
     Where there is one value at each x, there is no band. `style` wins over each curve's look.
     """
-    values = [None] if hue is None else frame[hue].drop_duplicates().tolist()
-    looks = looks or (looks_of(values) if hue else {None: {"color": "#0072B2", "marker": "o"}})
-    for value in values:
-        rows = frame if hue is None else frame[frame[hue] == value]
-        shown = {"label": label.format(value), **looks[value], **style}
+    for rows, own in _by_hue(frame, hue, label, looks):
+        shown = {**own, **style}
         groups = rows.groupby(x, sort=True)[y]
         if (groups.size() == 1).all():
             axis.plot(rows[x], rows[y], **shown)
@@ -162,12 +159,6 @@ def curve(axis: Axes, x: ArrayLike, interval: Interval, label: str, **looks: obj
     axis.fill_between(x, interval.low, interval.high, step=step, **band)
 
 
-def level(axis: Axes, interval: Interval, label: str, color: str, **style: object) -> None:
-    """A horizontal line at a mean, with its 95% band."""
-    axis.axhline(interval.mean, label=label, color=color, **style)
-    axis.axhspan(interval.low, interval.high, color=color, alpha=0.12, linewidth=0)
-
-
 def points(
     axis: Axes,
     frame: pd.DataFrame,
@@ -182,17 +173,26 @@ def points(
     **style: object,
 ) -> None:
     """An estimate of y with its 95% interval at each x, and every seed as a dash; hues stand side by side."""
-    values = [None] if hue is None else frame[hue].drop_duplicates().tolist()
-    looks = looks or (looks_of(values) if hue else {None: {"color": "#0072B2", "marker": "o"}})
-    for place, value in enumerate(values):
-        rows = frame if hue is None else frame[frame[hue] == value]
-        shift = dodge * (place - (len(values) - 1) / 2)
-        shown = {"label": label.format(value), "capsize": 2, **looks[value], "linestyle": "", **style}
+    parts = _by_hue(frame, hue, label, looks)
+    for place, (rows, own) in enumerate(parts):
+        shift = dodge * (place - (len(parts) - 1) / 2)
+        shown = {"capsize": 2, **own, "linestyle": "", **style}
         found = rows.groupby(x, sort=True)[y].agg(estimate)
         mean, low, high = np.array(found.tolist()).T
         axis.errorbar(found.index + shift, mean, [mean - low, high - mean], **shown)
         dashes = {"color": shown["color"], "marker": "_", "markersize": 7, "alpha": 0.7, "linestyle": ""}
         axis.plot(rows[x] + shift, rows[y], **dashes)
+
+
+def _by_hue(
+    frame: pd.DataFrame, hue: str | None, label: str, looks: Mapping[object, Mapping[str, object]] | None
+) -> list[tuple[pd.DataFrame, dict[str, object]]]:
+    """The rows of each value of the column `hue`, with its label and look; all rows where there is none."""
+    if hue is None:
+        return [(frame, {"label": label.replace("{}", "_"), "color": "#0072B2", "marker": "o"})]
+    values = frame[hue].drop_duplicates().tolist()
+    looks = looks or looks_of(values)
+    return [(frame[frame[hue] == value], {"label": label.format(value), **looks[value]}) for value in values]
 
 
 def finish(

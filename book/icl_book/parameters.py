@@ -94,8 +94,13 @@ class Settings:
 
     def _repr_markdown_(self) -> str:
         """The values that were used, as a table."""
-        rows = [f"| `{name}` | {_shown(value)} |" for name, value in self.plain().items()]
-        return "\n".join([f"| parameter | value, profile `{self.profile}` |", "|---|---|", *rows])
+        import pandas as pd  # takes a second, which the driver need not wait
+
+        from icl_book import frames
+
+        rows = [(f"`{name}`", _shown(value)) for name, value in self.plain().items()]
+        columns = ["parameter", f"value, profile `{self.profile}`"]
+        return frames.markdown(pd.DataFrame(rows, columns=columns), index=False)
 
 
 def _shown(value: object) -> str:

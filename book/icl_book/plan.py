@@ -6,7 +6,7 @@ lists what the store lacks.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -18,6 +18,8 @@ from icl_book.experiments import middle, training
 from icl_book.parameters import Settings
 from icl_book.studies import pruning, released_code, robustness
 from icl_lib import store
+from icl_lib.models import Model
+from icl_lib.tasks import MultiTask, Task
 from icl_lib.training import Runs, Training, Weights, which
 from icl_lib.training import run as run_training
 from icl_lib.transformer import Transformer
@@ -249,7 +251,7 @@ def trained(run: Settings, group: str) -> dict[object, Runs]:
 
 
 def listing(chapters: Mapping[str, Settings]) -> pd.DataFrame:
-    """Every training of some chapters, once: state, task, model, heads, seeds, steps, chapters.
+    """Every training of some chapters, once: model, setting, heads, seeds, steps, state, chapters.
 
     The state is stored or missing; again: trained each time, as no key covers its code; after: what it
     starts from is missing itself.
@@ -269,7 +271,7 @@ def report(trainings: pd.DataFrame) -> str:
     open_ones = trainings[trainings.state != "stored"].sort_values("steps", ascending=False, kind="stable")
     lines = [f"{len(trainings)} trainings, {len(trainings) - len(open_ones)} of them in the store"]
     if len(open_ones):
-        lines.append(open_ones.to_string(index=False, na_rep="", max_colwidth=72, justify="left"))
+        lines.append(open_ones.to_string(index=False, na_rep="", max_colwidth=100, justify="left"))
     return "\n".join(lines)
 
 
@@ -291,12 +293,21 @@ def _state(planned: Planned) -> tuple[str, str]:
 def _row(planned: Planned) -> dict[str, object]:
     task, model = planned.settings.task, planned.settings.model
     return {
-        "task": " ".join(f"{name}={value}" for name, value in vars(task).items()),
         "model": type(model).__name__,
+        "setting": " ".join(dict.fromkeys([*_own(task), *_own(model), *_own(planned.settings)])),
         "heads": getattr(model, "heads", None),
         "seeds": planned.seeds,
         "steps": planned.settings.steps,
     }
+
+
+def _own(part: Task | MultiTask | Model | Training) -> Iterator[str]:
+    """What is not as it is by default, but for what has a column of its own and for looks on the way."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        apart = ("task", "model", "heads", "steps", "keep_every", "evaluate_every", "evaluate_prompts")
+        if field.name not in apart and value != field.default:
+            yield f"{field.name}={value:.3g}" if isinstance(value, float) else f"{field.name}={value}"
 
 
 def _trained(planned: Planned) -> Runs:
