@@ -58,6 +58,10 @@ def build(profile: str, jobs: int) -> int:
     place.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(place / ".lock", timeout=0):
+            # Of chapters that are no more: pages about all chapters would read them.
+            for kept in (*(place / "results").glob("*.json"), *(place / "executed").glob("*.ipynb")):
+                if kept.stem not in chapters:
+                    kept.unlink()
             return refresh_all(chapters, profile, jobs) or render(chapters, place)
     except Timeout as error:
         raise BookError(f"another build of profile {profile!r} is running") from error
@@ -172,9 +176,6 @@ def stage(chapters: dict[str, Chapter], place: Path) -> None:
     """Make what Jupyter Book reads: the chapters with their outputs, the rest of book/, and the downloads."""
     folder = place / "src/book"
     shutil.rmtree(folder, ignore_errors=True)
-    for kept in (*(place / "results").glob("*.json"), *(place / "executed").glob("*.ipynb")):
-        if kept.stem not in chapters:
-            kept.unlink()
     texts = [f"{name}.md" for name in chapters]
     ignored = shutil.ignore_patterns("_ext", "icl_book", "data", "*.ipynb", "verdicts.toml", ".*", *texts)
     shutil.copytree(BOOK, folder, ignore=ignored)

@@ -73,7 +73,7 @@ class Chapter:
         parts = {
             "code": code,
             "profile": profile,
-            "settings": {name: decided.get(name) for name in self.parameters()},
+            "settings": {name: decided.get(name) for name in _parameters(cells)},
             "tests": {name: claims[name]["tests"] for name in judged},
             "library": library_hash(modules),
             "packages": [line for line in LOCK.read_text().split("\n") if line.split("==")[0] in COMPUTE],
@@ -85,9 +85,7 @@ class Chapter:
 
     def parameters(self) -> dict[str, object]:
         """The parameters by name, as the chapter's first cell has them; None where the profile decides."""
-        cells = [cell for cell in self.notebook().cells if "parameters" in cell.metadata.get("tags", [])]
-        assigned = [node for cell in cells for node in ast.parse(cell.source).body]
-        return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
+        return _parameters(self.notebook().cells)
 
     def with_outputs(self, executed: NotebookNode) -> NotebookNode:
         """The chapter as it is written now, with the outputs of a run whose code means the same."""
@@ -102,6 +100,12 @@ class Chapter:
                 notebook.cells[place + 1 : place + 1] = filter(_injected, executed.cells)
                 break
         return notebook
+
+
+def _parameters(cells: Iterable[NotebookNode]) -> dict[str, object]:
+    own = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assigned = [node for cell in own for node in ast.parse(cell.source).body]
+    return {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
 
 
 def load_chapters() -> dict[str, Chapter]:

@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from icl_book import frames
 from icl_book.published import LOSS
@@ -92,13 +93,19 @@ def criterion(test: str) -> Criterion:
         if match := re.fullmatch(re.escape(pattern).replace(r"\*", "(.+)"), name):
             fields = dict(tests[pattern])
             sense = "<=" if "at_most" in fields else ">="
-            threshold = fields.pop("at_most", None) or fields.pop("at_least")
+            threshold = fields.pop("at_most" if sense == "<=" else "at_least")
             for part in match.groups():
                 fields["metric"] = fields["metric"].replace("*", part, 1)
             fields["range"] = tuple(fields.get("range", (-inf, inf)))
             return Criterion(test, sense=sense, threshold=threshold, **fields)
     known = ", ".join(f"{claim}.{name}" for name in tests) or "those of claims " + ", ".join(CLAIMS)
     raise LookupError(f"no test {test!r}: allowed are {known}")
+
+
+def estimate(test: Criterion, values: ArrayLike | Interval) -> Interval:
+    """What a test judges, of one number a seed, or of an interval of another kind: what lies in its range."""
+    found = values if isinstance(values, Interval) else frames.SCALES[test.scale](values)
+    return frames.within(found, *test.range)
 
 
 def verdict(test: Criterion, value: Interval) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from icl_book.claims import NOT_REPRODUCED, REPRODUCED, UNDECIDED
 from icl_book.frames import Estimate
-from icl_lib.evaluation import Interval, t_interval
+from icl_lib.evaluation import t_interval
 
 _LOOKS = {
     "zero": ("#999999", ":", ""),
@@ -147,16 +147,11 @@ def curves(
             axis.plot(rows[x], rows[y], **shown)
         else:
             found = groups.agg(estimate)
-            curve(axis, found.index, Interval(*np.array(found.tolist()).T), **shown)
-
-
-def curve(axis: Axes, x: ArrayLike, interval: Interval, label: str, **looks: object) -> None:
-    """A mean with its 95% band; the method's own look unless `looks` are given."""
-    looks = looks or look(label)
-    axis.plot(x, interval.mean, label=label, **looks)
-    step = "post" if looks.get("drawstyle") == "steps-post" else None
-    band = {"color": looks["color"], "alpha": 0.2, "linewidth": 0}
-    axis.fill_between(x, interval.low, interval.high, step=step, **band)
+            mean, low, high = np.array(found.tolist()).T
+            axis.plot(found.index, mean, **shown)
+            step = "post" if shown.get("drawstyle") == "steps-post" else None
+            band = {"color": shown["color"], "alpha": 0.2, "linewidth": 0}
+            axis.fill_between(found.index, low, high, step=step, **band)
 
 
 def points(

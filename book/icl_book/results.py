@@ -66,7 +66,6 @@ class Results:
         where it is of another kind. The interval is what lies in the test's range. `kind` says what the
         intervals are, all or each test's, where claims.toml cannot.
         """
-        made = []
         for name, value in values.items():
             test = claims.criterion(name)
             if kind:
@@ -74,10 +73,8 @@ class Results:
             _new(name, self._tests)
             seeds = [] if isinstance(value, Interval) else np.asarray(value, dtype=float)
             _finite(name, *(value if isinstance(value, Interval) else seeds))
-            found = value if isinstance(value, Interval) else frames.SCALES[test.scale](seeds)
-            self._tests[name] = claims.judged(test, frames.within(found, *test.range), seeds)
-            made.append(self._tests[name])
-        return Markdown(claims.box(made))
+            self._tests[name] = claims.judged(test, claims.estimate(test, value), seeds)
+        return Markdown(claims.box([self._tests[name] for name in values]))
 
     def holds(self, sentence: str, condition: bool | np.bool_) -> None:
         """Record whether a sentence of the prose, quoted here word by word, is true of this run."""
@@ -183,7 +180,8 @@ def frame(chapter: str, figure: str, profile: str) -> pd.DataFrame:
 
     Raises LookupError where there is no such chapter or figure.
     """
-    recorded = load_all(profile).get(chapter, {}).get("figures", {})
+    path = folder(profile) / f"{chapter}.json"
+    recorded = json.loads(path.read_text()).get("figures", {}) if path.exists() else {}
     if figure not in recorded:
         raise LookupError(f"no figure {figure!r} of {chapter!r}: allowed are {', '.join(recorded) or 'none'}")
     return pd.DataFrame(recorded[figure])

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from icl_book.experiments import double
 from icl_lib import circuits, estimators
 from icl_lib.attention_layer import AttentionLayer, Weights
 from icl_lib.constructions import heads_on_pattern
@@ -141,8 +142,7 @@ def compare(models: Runs, lengths: Sequence[int], prompts: int, queries: int = 4
     frames = []
     for L, trained in product(lengths, models):
         drawn = evaluation_prompts(trained.settings.task, L, prompts, trained.seed, queries)
-        weights = {name: weight.double() for name, weight in trained.weights.items()}
-        columns = predictions(trained.settings.model, weights, drawn)._asdict()
+        columns = predictions(trained.settings.model, double(trained.weights), drawn)._asdict()
         frame = pd.DataFrame({name: values.flatten().numpy() for name, values in columns.items()})
         frames.append(frame.assign(seed=trained.seed, n=L))
     return pd.concat(frames, ignore_index=True)

@@ -136,13 +136,15 @@ def descents(runs: Runs, control: Runs, prompts: Prompts, steps: Sequence[int]) 
     """
     x, y, task = prompts.x, prompts.y, runs.settings.task
     fitting, _ = probe_prompts(runs.settings)
+    known = {
+        "gradient descent": estimators.gradient_descent(x, y, steps),
+        "preprocess-then-optimize": estimators.preprocess_then_optimize(x, y, steps),
+    }
     frames = []
     for model, other in zip(runs, control, strict=True):
         P = probe(model.settings.model, model.weights, fitting)
         F, F_other = (feature_map(of.settings.model, of.weights, prompts) for of in (model, other))
-        w_hat = {
-            "gradient descent": estimators.gradient_descent(x, y, steps),
-            "preprocess-then-optimize": estimators.preprocess_then_optimize(x, y, steps),
+        w_hat = known | {
             "probed": descent_on(F @ P, x, y, steps),
             "whole": descent_on(F, x, y, steps),
             "control": descent_on(F_other, x, y, steps),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from icl_book import claims, frames
+from icl_book import claims
 from icl_lib import heads
 from icl_lib.training import Runs
 
@@ -54,7 +54,7 @@ def judged(measures: pd.DataFrame) -> pd.DataFrame:
     for measure in measures:
         test = claims.criterion(f"A7.{measure}")
         for setting, values in measures[measure].groupby("setting", sort=False):
-            found = frames.within(frames.SCALES[test.scale](values), *test.range)
+            found = claims.estimate(test, values)
             rows.append((measure, setting, *found, claims.verdict(test, found), test.threshold))
     columns = ["measure", "setting", "mean", "low", "high", "verdict", "threshold"]
     return pd.DataFrame(rows, columns=columns)
